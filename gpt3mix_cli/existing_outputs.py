@@ -16,7 +16,14 @@ from typing import Any
 from .errors import UserError, shorten, shown_list
 from .files import STDIO, hash_file, resolve_output, write_errors
 from .layout import manifest_path
-from .records import Manifest, StageOptions, read_manifest, write_manifest
+from .records import (
+    Manifest,
+    OutOfDate,
+    StageOptions,
+    StageResult,
+    read_manifest,
+    write_manifest,
+)
 from .settings import AugmentSettings
 
 MAX_DIFFERENCES = 4  # that a message shows
@@ -46,10 +53,27 @@ def find_up_to_date(
         and manifest.complete
         and output.is_file()
         and manifest.inputs == inputs
-        and manifest.settings == _as_json(settings)
+        # Mostly they are equal as they are.
+        and (manifest.settings == settings or manifest.settings == _as_json(settings))
         and manifest.sha256 == hash_file(output)
     )
     return manifest if is_up_to_date else None
+
+
+def up_to_date_result(
+    output: Path, settings: dict[str, Any], inputs: dict[str, str], options: StageOptions
+) -> StageResult | None:
+    """Return the result of a stage whose output is up to date; None if it is to be made.
+
+    Raises:
+        OutOfDate: if it is not up to date, and only this was to be checked.
+    """
+    manifest = None if options.force else find_up_to_date(output, settings, inputs)
+    if manifest:
+        return StageResult(output, manifest, skipped=True)
+    if options.only_checks:
+        raise OutOfDate
+    return None
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from .errors import OutputError, StdoutClosed, UserError
 STDIO = Path("-")
 PRIVATE = 0o600  # mode of files with what only their owner should read
 OTHER_PATH = "choose another path with -o or --out"
-MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # Errors of file systems without locks, such as some network mounts: the work goes on without.
 NO_LOCKS = (
@@ -326,11 +325,3 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with open_input(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def hash_model(folder: Path) -> str:
-    """Return a hash of those files of a model's folder that can change its results."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name} {hash_file(path)}\n".encode())
-    return digest.hexdigest()[:16]

@@ -17,7 +17,7 @@ Companion files take the name of the file that they belong to: `eda.jsonl`, `eda
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,7 @@ class Layout:
 
     def folder(self, cell: Cell) -> Path:
         """The cell's folder."""
-        variant = variant_name(cell.variant, as_path=True)
-        # A sweep over the name of the experiment has a folder for each.
-        root = self.out / str(cell.variant.get("name", self.name))
-        return root / variant / level_name(cell.level) / f"seed-{cell.data_seed}"
+        return _cell_folder(self.out, self.name, cell)
 
     def train_path(self, cell: Cell) -> Path:
         """The cell's subsample."""
@@ -163,6 +160,14 @@ class Layout:
     def journals(self) -> list[Path]:
         """Return the journals of all cells and runs that exist."""
         return sorted(self.root.rglob("*.journal.sqlite"))
+
+
+@lru_cache(maxsize=16)  # each cell is asked for several times in a row
+def _cell_folder(out: Path, name: str, cell: Cell) -> Path:
+    variant = variant_name(cell.variant, as_path=True)
+    # A sweep over the name of the experiment has a folder for each.
+    root = str(cell.variant.get("name", name))
+    return out.joinpath(root, variant, level_name(cell.level), f"seed-{cell.data_seed}")
 
 
 # Companion files -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ keys are kept. Labels are the task's class names, not the label tokens. Errors n
 line. Files are read as a stream: they may be larger than memory.
 """
 
+import functools
 import hashlib
 import importlib
 import json
@@ -42,13 +43,14 @@ from .files import PRIVATE, STDIO, atomic_write, hash_file
 from .jsonl import read_objects, to_json
 from .layout import manifest_path
 
+COMPUTING_PACKAGES = ("numpy", "scikit-learn", "torch", "transformers")
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
 
 
 class Record(BaseModel):
     """Base of all records: frozen, and unknown keys are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 class Example(Record):
@@ -168,6 +170,8 @@ class Manifest(BaseModel):
         version: of this package.
     """
 
+    model_config = ConfigDict(defer_build=True)
+
     stage: str
     output: str
     sha256: str
@@ -223,12 +227,18 @@ class StageOptions:
         force: redo the stage even if the output is up to date.
         callbacks: for progress and warnings.
         has_own_output: the user named the output, so it is none of an experiment.
+        only_checks: raise `OutOfDate` for an output that is not up to date, instead of making it.
     """
 
     command: Sequence[str] = ()
     force: bool = False
     callbacks: Callbacks = NO_CALLBACKS
     has_own_output: bool = False
+    only_checks: bool = False
+
+
+class OutOfDate(Exception):
+    """An output is not up to date, and was only to be checked."""
 
 
 Row = TypeVar("Row", bound=Record)
@@ -347,13 +357,16 @@ def hash_rows(rows: Iterable[Example]) -> str:
 
 def machine() -> dict[str, str]:
     """Return the versions of the libraries that compute, and the number of threads."""
-    packages = ("numpy", "scikit-learn", "torch", "transformers")
-    versions = {name: metadata.version(name) for name in packages}
     if "torch" not in sys.modules:
-        return versions
+        return _versions()
     # Another thread may be importing it: this waits until all of it is there.
     torch = importlib.import_module("torch")
-    return versions | {"threads": str(torch.get_num_threads())}
+    return _versions() | {"threads": str(torch.get_num_threads())}
+
+
+@functools.cache  # thousands of manifests have them
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in COMPUTING_PACKAGES}
 
 
 def read_manifest(output: Path) -> Manifest | None:

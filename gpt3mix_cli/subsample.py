@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
-from .existing_outputs import expect_output, find_up_to_date, protect_output
+from .existing_outputs import expect_output, protect_output, up_to_date_result
 from .files import STDIO
 from .records import (
     Example,
@@ -113,8 +113,8 @@ def subsample(
         settings["taken_rows"] = splits.taken_rows
     # Test rows change no draw, but the manifest counts those that are in train too.
     inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
-    if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
-        return StageResult(output, manifest, skipped=True)
+    if result := up_to_date_result(output, settings, inputs, options):
+        return result
     started = time.monotonic()
     rows = draw_rows(splits.train, classes, draw, options.callbacks, splits.taken_rows)
     if not rows:

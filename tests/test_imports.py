@@ -22,8 +22,8 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 BASE = {
     "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
     "files", "folders", "jsonl", "labelled_rows", "layout", "pretrained", "quiet", "records",
-    "settings", "stopping", "table_copies", "tables", "text_tables", "workbook_tables",
-    "yaml_files",
+    "settings", "stopping", "table_copies", "tables", "text_tables", "user_cache",
+    "workbook_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
@@ -43,7 +43,14 @@ HEAVY = {
     "datasets": {"folders", "labelled_rows"},
     "gguf": {"lm.local"},
     "httpx2": {"lm.openai"},
-    "huggingface_hub": {"augment.card", "labelled_rows", "lm.local", "pretrained", "train"},
+    "huggingface_hub": {
+        "augment.card",
+        "labelled_rows",
+        "lm.local",
+        "pretrained",
+        "train",
+        "user_cache",
+    },
     "joblib": {"grid.executors"},
     "matplotlib": {"report.render.plots"},
     "numpy": {"method.labels", "method.selection", "report", "train"},

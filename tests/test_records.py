@@ -22,7 +22,6 @@ from gpt3mix_cli.files import (
     atomic_write,
     exclusive_writer,
     hash_file,
-    hash_model,
 )
 from gpt3mix_cli.jsonl import read_lines, read_objects
 from gpt3mix_cli.records import (
@@ -41,6 +40,7 @@ from gpt3mix_cli.records import (
     write_manifest,
     write_records,
 )
+from gpt3mix_cli.user_cache import hash_model
 
 CLASSES = ["pos", "neg"]
 GOOD = '{"id": "a", "text": "fine", "label": "pos"}'

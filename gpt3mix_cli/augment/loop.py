@@ -20,7 +20,7 @@ from typing import Any
 
 from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
-from ..existing_outputs import expect_output, find_up_to_date, protect_output
+from ..existing_outputs import expect_output, protect_output, up_to_date_result
 from ..files import STDIO, exclusive_writer
 from ..layout import rejects_path
 from ..lm import next_block_start
@@ -57,6 +57,7 @@ class AugmentOptions:
         limit: the most rows in all; None: no limit.
         filter: thresholds of the filter, for a generator.
         test: rows of which the filter rejects copies.
+        test_sha: their hash, if it is known.
     """
 
     ratio: float
@@ -65,6 +66,7 @@ class AugmentOptions:
     limit: int | None = None
     filter: FilterSettings = field(default_factory=FilterSettings)
     test: Sequence[Example] = ()
+    test_sha: str = ""
 
     def num_rows(self, num_examples: int) -> int:
         """Return how many synthetic rows are wanted."""
@@ -167,9 +169,12 @@ def augment(
         raise UserError("there are no real rows to augment", "check the subsample")
     wanted = quota.num_rows(len(examples))
     settings, inputs = _cache_key(augmenter, examples, quota)
+    if result := up_to_date_result(output, settings, inputs, options):
+        return result
     with exclusive_writer(output):
-        if not options.force and (manifest := find_up_to_date(output, settings, inputs)):
-            return StageResult(output, manifest, skipped=True)
+        # Another process may have made it in the meantime.
+        if result := up_to_date_result(output, settings, inputs, options):
+            return result
         protect_output(output, options, settings, inputs)
         started = time.monotonic()
         try:
@@ -228,7 +233,7 @@ def _cache_key(
     if not augmenter.edits_parents:
         settings["filter"] = quota.filter.model_dump()
         if quota.filter.reject_test_copies and quota.test:
-            inputs["test"] = hash_rows(quota.test)
+            inputs["test"] = quota.test_sha or hash_rows(quota.test)
     return settings, inputs
 
 

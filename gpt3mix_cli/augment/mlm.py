@@ -24,10 +24,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import hash_model
 from ..pretrained import load_config, load_model, load_tokenizer, resolve_device
 from ..records import Example
 from ..settings import MlmSettings, Task, fingerprint, generator
+from ..user_cache import hash_model
 from .protocol import TextEditor
 
 if TYPE_CHECKING:

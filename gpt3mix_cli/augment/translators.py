@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StoppedShort, UserError
-from ..files import hash_file, hash_model
+from ..files import hash_file
 from ..pretrained import load_config, load_model, load_tokenizer, out_of_memory, resolve_device
 from ..quiet import quiet_transformers
 from ..settings import BacktranslateSettings, fingerprint
+from ..user_cache import hash_model
 
 if TYPE_CHECKING:
     import torch
@@ -275,12 +276,17 @@ def _apertium_fingerprint(pair: str) -> str | None:
     mode = folder / "modes" / f"{pair}.mode"
     if not program or not mode.is_file():
         return None
-    digest = hashlib.sha256(_run("-V").encode())
+    digest = hashlib.sha256(_apertium_version(program, Path(program).stat().st_mtime_ns).encode())
     for word in shlex.split(mode.read_text("utf-8")):
         path = Path(shutil.which(word) or word)
         sha = _file_sha(path, path.stat().st_mtime_ns) if path.is_file() else ""
         digest.update(f"{word} {sha}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1)
+def _apertium_version(program: str, mtime: int) -> str:
+    return _run("-V")
 
 
 @functools.lru_cache(maxsize=128)

@@ -37,6 +37,8 @@ class Resources:
         self._layout, self._callbacks, self._divides_anew = layout, callbacks, divides_anew
         self._kept: set[Path] = set()
         self._cache: dict[str, Any] = {}
+        self._unavailable: dict[str, UnavailableClassifier] = {}
+        self._splits: dict[tuple[int, int], tuple[Experiment, data.Splits]] = {}
         self._lock = threading.RLock()
 
     def splits(self, experiment: Experiment, data_seed: int = 0) -> data.Splits:
@@ -58,6 +60,10 @@ class Resources:
 
     def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
         """Return the task's splits; which rows test or are left out is written to files."""
+        # Thousands of cells ask for the same ones.
+        key = id(experiment), data_seed if experiment.task.folds else 0
+        if key in self._splits:
+            return self._splits[key][1]
         splits = self.splits(experiment, data_seed)
         with self._lock:
             path = self._layout.data_path(SPLIT_FILE, experiment.variant)
@@ -70,6 +76,7 @@ class Resources:
             if splits.bad_rows and path not in self._kept:
                 write_bad_rows(path, splits.bad_rows)
             self._kept.add(path)
+            self._splits[key] = experiment, splits
         return splits
 
     def augment_options(
@@ -90,17 +97,19 @@ class Resources:
             filtered: whether the filter sees the rows; then it needs the test rows, whose copies
                 it rejects.
         """
-        settings, test = experiment.augment, list[Example]()
+        settings, test, sha = experiment.augment, list[Example](), ""
         if filtered and settings.filter.reject_test_copies:
             try:
-                test = self.splits(experiment, data_seed).test
+                splits = self.keep_splits(experiment, data_seed)
+                test, sha = splits.test, splits.sha["test"]
             except UserError as error:
                 raise UserError(
                     error.message,
                     f"{error.hint}; or accept copies of test rows: "
                     "augment.filter.reject_test_copies=false",
                 ) from None
-        return AugmentOptions(settings.ratio, settings.attempts, seed, limit, settings.filter, test)
+        quota = settings.ratio, settings.attempts, seed, limit
+        return AugmentOptions(*quota, settings.filter, test, sha)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.
@@ -153,15 +162,19 @@ class Resources:
 
         So a classifier that cannot be opened does not end the run of the others.
         """
+        unavailable = self._unavailable
+        if unavailable and (key := self._key(experiment, settings)) in unavailable:
+            return unavailable[key]
+        try:
+            return self.classifier(experiment, settings)
+        except UserError as error:
+            key = self._key(experiment, settings)
+            unavailable[key] = UnavailableClassifier(settings.kind, error)
+            return unavailable[key]
+
+    def _key(self, experiment: Experiment, settings: ClassifierSettings) -> str:
         lm = experiment.lm and experiment.lm.model_dump()
-        key = fingerprint(["unavailable", settings.model_dump(), experiment.task.classes, lm])
-        if key not in self._cache:
-            try:
-                return self.classifier(experiment, settings)
-            except UserError as error:
-                self._cache[key] = UnavailableClassifier(settings.kind, error)
-        unavailable: UnavailableClassifier = self._cache[key]
-        return unavailable
+        return fingerprint([settings.model_dump(), experiment.task.classes, lm])
 
     def classifier_with_cache(
         self,

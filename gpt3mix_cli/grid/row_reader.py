@@ -11,6 +11,7 @@ from ..files import STDIO, hash_file
 from ..records import Augmented, Example, Row, hash_rows, read_manifest, read_records
 from ..settings import FILE_STEM_PATTERN
 from ..train import SyntheticSet
+from ..user_cache import file_state
 
 
 class RowReader:
@@ -23,6 +24,7 @@ class RowReader:
     def __init__(self, callbacks: Callbacks = NO_CALLBACKS) -> None:
         self._callbacks = callbacks
         self._stdin: tuple[type, list[Any]] | None = None
+        self._last_real: tuple[Any, list[Example]] | None = None
         self._lock = threading.Lock()
 
     def real(self, path: Path, classes: Sequence[str]) -> list[Example]:
@@ -31,6 +33,15 @@ class RowReader:
         Raises:
             UserError: if there are none, or two have the same id.
         """
+        # Every stage of a cell reads the same rows.
+        state = None if path == STDIO or not path.is_file() else (file_state(path), classes)
+        if state and self._last_real and self._last_real[0] == state:
+            return self._last_real[1]
+        rows = self._checked_real(path, classes)
+        self._last_real = (state, rows) if state else None
+        return rows
+
+    def _checked_real(self, path: Path, classes: Sequence[str]) -> list[Example]:
         rows = self._read(path, Example, classes)
         if not rows:
             raise UserError(

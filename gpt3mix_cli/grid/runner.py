@@ -1,5 +1,6 @@
 """Runs the stages over the cells of an experiment."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from ..train import (
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
 from .executors.processes import count_fitting_workers
+from .expected_trials import expected_trials
 from .finished_trials import keep_trained_rows
+from .recognition import split_finished
 from .resources import OpenJournal, Resources
 from .row_reader import RowReader, refuse_overwrite, refuse_test_rows
 from .steps import (
@@ -67,11 +70,13 @@ class Grid:
     resources: Resources = field(init=False)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
     _reader: RowReader = field(init=False)
+    _by_variant: dict[int, Experiment] = field(init=False)  # by the id of its variant
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.out, self.experiments[0].name)
         self.resources = Resources(self.layout, self.callbacks, self.options.force)
         self._reader = RowReader(self.callbacks)
+        self._by_variant = {id(item.variant): item for item in self.experiments}
 
     @property
     def callbacks(self) -> Callbacks:
@@ -91,6 +96,7 @@ class Grid:
         self.jobs, self.tensorboard = jobs, tensorboard
         if trials:
             self.experiments = [item.with_trials(trials) for item in self.experiments]
+            self._by_variant = {id(item.variant): item for item in self.experiments}
 
     # Cells ---------------------------------------------------------------------------------------
 
@@ -104,6 +110,10 @@ class Grid:
 
     def experiment(self, cell: Cell) -> Experiment:
         """Return the variant of the experiment that a cell belongs to."""
+        # Its own variant is the same object: thousands of cells need no comparison with each.
+        first = self._by_variant.get(id(cell.variant))
+        if first and first.variant is cell.variant:
+            return first
         return next(item for item in self.experiments if item.variant == cell.variant)
 
     def real_rows(self, cell: Cell, path: Path | None = None) -> list[Example]:
@@ -211,7 +221,9 @@ class Grid:
             default if output == STDIO else output,
             # What another variant was answered is not asked for again, so a sweep over the ratio
             # costs what its highest ratio costs.
-            self.synthetic_paths_of_variants(cell, method, draw),
+            ()
+            if self.options.only_checks
+            else self.synthetic_paths_of_variants(cell, method, draw),
         )
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents
@@ -284,13 +296,15 @@ class Grid:
         if step.input is None:
             refuse_test_rows(self.layout.train_path(cell), real, splits)
         self.resources.keep_splits(experiment, cell.data_seed)
+        reads_journals = settings.uses_lm and not self.options.only_checks
+        others = self.trials_paths_of_variants(cell, settings) if reads_journals else ()
         classifier, journal = self.resources.classifier_with_cache(
-            experiment, settings, journal_output, self.trials_paths_of_variants(cell, settings)
+            experiment, settings, journal_output, others
         )
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
-        data = TrialData(real, splits.validation, splits.test, sets)
+        data = TrialData(real, splits.validation, splits.test, sets, splits.sha)
         seed = experiment.subsample.master_seed
         return TrialRunner(
             classifier, step.key, classes, data, seed, settings.targets, self.tensorboard
@@ -322,18 +336,22 @@ class Grid:
         yield from self.run_steps(steps, "run steps")
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
-        """Run some steps; yield each result. The progress bar's `name` ends with ` steps`."""
-        for step in steps:  # before the first one costs anything
+        """Run some steps; yield each result, of those up to date first.
+
+        The progress bar's `name` ends with ` steps`.
+        """
+        finished, missing = split_finished(self, steps)
+        for step in missing:  # before the first one costs anything
             if isinstance(step, AugmentStep) and not self.options.force:
                 keep_trained_rows(self.layout, self.experiment(step.cell), step)
-        jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
+        jobs = self._count_jobs([step for step in missing if isinstance(step, TrainStep)])
         results = (
-            (run_or_stop(self.run_step, step) for step in steps)
+            (run_or_stop(self.run_step, step) for step in missing)
             if jobs == 1
-            else run_in_parallel(steps, self.run_step, jobs, self.callbacks)
+            else run_in_parallel(missing, self.run_step, jobs, self.callbacks)
         )
         self.callbacks.progress(name, 0, len(steps))
-        for number, result in enumerate(results, 1):
+        for number, result in enumerate(itertools.chain(finished, results), 1):
             if isinstance(result, StoppedShort):
                 self.callbacks.warn(str(result))
             self.callbacks.progress(name, number, len(steps))
@@ -374,22 +392,7 @@ class Grid:
 
     def expected_trials(self) -> "list[ExpectedTrials]":
         """Return the trials files that the config asks for, whether they exist or not."""
-        from ..report import ExpectedTrials
-
-        expected = []
-        for cell in self.cells():
-            experiment = self.experiment(cell)
-            for classifier in experiment.classifiers:
-                count = len(experiment.trials_for(classifier, cell.data_seed))
-                expected += [
-                    ExpectedTrials(
-                        self.layout.trials_path(TrialKey(cell, method, classifier.name)),
-                        *(count, cell.task, cell.level, method, classifier.name, cell.variant),
-                    )
-                    for method in experiment.methods
-                    if experiment.accepts(method, classifier)
-                ]
-        return expected
+        return expected_trials(self)
 
     def report(self, output: Path | None = None) -> "Report":
         """Report on the trials of all cells, missing ones included."""

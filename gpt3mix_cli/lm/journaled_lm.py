@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -28,8 +28,13 @@ from .port import (
     split_into_blocks,
 )
 
-# They check the type of every field: a journal may have been edited or damaged.
-PARSER_OF_COMPLETIONS, PARSER_OF_SCORES = TypeAdapter(Completion), TypeAdapter(Scores)
+Answer = TypeVar("Answer", Completion, Scores)
+
+
+@functools.cache
+def _parser(kind: type[Answer]) -> TypeAdapter[Answer]:
+    # It checks the type of every field: a journal may have been edited or damaged.
+    return TypeAdapter(kind)
 
 
 class JournaledLM:
@@ -137,14 +142,14 @@ def _row(
 
 
 def _parse_scores(answer: str, count: int) -> Scores:
-    scores = PARSER_OF_SCORES.validate_json(answer)
+    scores: Scores = _parser(Scores).validate_json(answer)
     if len(scores.logprobs) != count or any(map(math.isnan, scores.logprobs)):
         raise ValueError(f"no scores of {count} labels")
     return scores
 
 
 def _parse_completion(answer: str) -> Completion:
-    completion = PARSER_OF_COMPLETIONS.validate_json(answer)
+    completion: Completion = _parser(Completion).validate_json(answer)
     if completion.scores and any(map(math.isnan, completion.scores.logprobs)):
         raise ValueError("a score is not a number")
     return completion

@@ -26,6 +26,7 @@ from ..settings import Budget, LocalLMSettings, OpenAISettings
 from .journal import IN_MEMORY, Journal
 
 FIRST_BLOCK_SIZE = 32  # requests
+LOCAL_VERSION = 5  # raised when equal requests to a local LM get other answers
 # Of a chat. Journal keys of endpoints depend on it, so it must not change.
 GENERATION_INSTRUCTION = (
     "You continue lists. Answer with the next item alone, on one line, "
@@ -308,9 +309,14 @@ def open_lm(
     """
     match settings:
         case LocalLMSettings():
-            from .local.engine import LocalLM
+            from .opened_lm import KnownLM
 
-            return LocalLM(settings, replay_only, callbacks)
+            def open_engine() -> LM:
+                from .local.engine import LocalLM
+
+                return LocalLM(settings, replay_only, callbacks)
+
+            return KnownLM(settings, open_engine, replay_only)
         case OpenAISettings():
             from .openai.engine import OpenAILM
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from ..errors import UserError
-from ..files import hash_model
 from ..pretrained import load_config, load_model, load_tokenizer, model_path, resolve_device
 from ..records import Example
 from ..settings import fingerprint
+from ..user_cache import OpenedModel, hash_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,12 @@ def similarity_fingerprint(similarity: str) -> str:
         return TFIDF
     model = model_path(similarity, "augment.similarity")
     weights = hash_model(Path(model)) if Path(model).is_dir() else model
-    return fingerprint([weights, resolve_device("auto", "augment.similarity")])
+
+    def identify() -> dict[str, Any]:
+        return {"device": resolve_device("auto", "augment.similarity")}
+
+    known = OpenedModel({"similarity": "auto"}, model, None, identify)
+    return fingerprint([weights, known.about["device"]])
 
 
 def _select_balanced(

@@ -23,7 +23,11 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        defer_build=True,  # most models are only used as parts of others
     )
 
     def __hash__(self) -> int:

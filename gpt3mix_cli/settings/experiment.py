@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -92,6 +93,11 @@ class SubsampleSettings(Settings):
             "classes together at most 4,000 rows)"
         ),
     )
+
+    @cached_property
+    def seed_positions(self) -> dict[int, int]:
+        """Data seed -> its position in `seeds`: there may be thousands."""
+        return {seed: position for position, seed in enumerate(self.seeds)}
 
     @field_validator("levels", "seeds")
     @classmethod
@@ -230,7 +236,7 @@ class Experiment(Settings):
         """
         seeds, sets = self.subsample.seeds, self.augment.synthetic_sets
         total = (classifier.trials if classifier else None) or self.trials
-        first = seeds.index(data_seed) if data_seed in seeds else 0
+        first = self.subsample.seed_positions.get(data_seed, 0)
         sets = total if sets == "per-trial" else sets
         trials = range(first, total, len(seeds))
         return [(trial, trial // len(seeds) % sets) for trial in trials]

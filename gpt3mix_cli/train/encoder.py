@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import hash_model
 from ..pretrained import (
     load_config,
     load_network,
@@ -26,6 +25,7 @@ from ..pretrained import (
     resolve_device,
 )
 from ..settings import TransformerSettings, fingerprint
+from ..user_cache import hash_model
 from .tokens import TokenCache, Tokens
 
 if TYPE_CHECKING:
@@ -68,6 +68,15 @@ class Encoder:
         self._cache = TokenCache(settings.max_length, num_embeddings(self.config))
         self.start_fit()
         refuse_missing_tokenizer(self.path, self._not_loaded)
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, device and dtype, as far as they can change a number."""
+        commit = getattr(self.config, "_commit_hash", None) or self._settings.revision
+        return {
+            "model": hash_pretrained(self.path, commit),
+            "device": self.device.type,
+            "dtype": self.dtype,
+        }
 
     def start_fit(self) -> None:
         """Reset what `notes` reports, and the size of micro-batches.

@@ -15,9 +15,9 @@ from ..errors import Callbacks, StoppedShort, UserError
 from ..existing_outputs import (
     back_up,
     differences_from,
-    find_up_to_date,
     finished_with_other_settings,
     names_that_differ,
+    up_to_date_result,
 )
 from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
@@ -68,11 +68,14 @@ def train(
     Raises:
         StoppedShort: if a trial failed; the rows of all trials are written.
     """
+    file = TrialsFile(output, runner, trials, options.command)
+    if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
+        return result
     with exclusive_writer(output):
-        file = TrialsFile(output, runner, trials, options.command)
+        # Another process may have run them in the meantime.
+        if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
+            return result
         if not options.force:
-            if manifest := find_up_to_date(output, file.settings, runner.data.hashes):
-                return StageResult(output, manifest, skipped=True)
             file.load_finished_trials(options.callbacks)
         file.protect_earlier_trials(options)
         finished = {row.trial for row in file.rows}

@@ -10,13 +10,14 @@ from typing import Any
 
 from ..errors import UserError, shorten, shown_value
 from ..existing_outputs import expect_output, find_up_to_date, protect_output
-from ..files import STDIO, atomic_write, exclusive_writer, hash_file, hash_model
+from ..files import STDIO, atomic_write, exclusive_writer, hash_file
 from ..labelled_rows import LabelReader, spelling_form
 from ..records import StageOptions, StageResult, finish_output
 from ..settings import TableFormat
 from ..table_copies import open_table
 from ..tables import DEFAULT_FORMAT, class_names
 from ..text_tables import Chunk, TableOptions, TextTable, Values
+from ..user_cache import hash_model
 from .metrics import macro_f1
 from .saved_models import SavedModel, load_saved_model, read_columns
 

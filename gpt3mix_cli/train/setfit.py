@@ -30,6 +30,7 @@ from ..pretrained import (
 from ..quiet import quiet_transformers
 from ..records import Augmented, Example
 from ..settings import SetFitSettings
+from ..user_cache import OpenedModel
 from . import metrics
 from .encoder import cpu_threads, hash_pretrained
 from .linear import all_class_probabilities, load_logistic, save_logistic
@@ -69,12 +70,20 @@ class SetFitClassifier(Classifier):
             )
         self._settings, self._classes = settings, list(classes)
         self._path = model_path(settings.model, "classifiers: model")
-        self._device = resolve_device("auto", "classifiers: device")
+        known = OpenedModel(
+            {"setfit": settings.revision},
+            self._path,
+            settings.revision,
+            lambda: {
+                "model": hash_pretrained(self._path, settings.revision),
+                "device": resolve_device("auto", "classifiers: device"),
+            },
+        )
+        self._device = known.about["device"]
         self.threads = settings.threads if self._device == "cpu" else None
         self.about = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            "model": hash_pretrained(self._path, settings.revision),
-            "device": self._device,
+            **known.about,
             "library": metadata.version("setfit"),
             "format": CACHE_VERSION,
         }

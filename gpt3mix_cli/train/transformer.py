@@ -14,12 +14,15 @@ after each epoch. Decisions where the paper is silent:
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..pretrained import model_path
 from ..records import Augmented, Example
 from ..settings import TransformerSettings, generator
-from .encoder import Encoder, cpu_threads, hash_pretrained
+from ..user_cache import OpenedModel
+from .encoder import Encoder, cpu_threads
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 from .targets import target_rows
 from .tokens import Tokens
@@ -48,23 +51,32 @@ class TransformerClassifier(Classifier):
 
     def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
         self._settings, self._classes = settings, tuple(classes)
-        self._encoder = Encoder(settings, classes)
-        is_cpu, path = self._encoder.device.type == "cpu", self._encoder.path
+        self._opened = OpenedModel(
+            {"encoder": settings.model_dump(include={"device", "dtype", "revision"})},
+            model_path(settings.model, "classifiers: model"),
+            settings.revision,
+            lambda: self._encoder.describe(),
+        )
+        is_cpu = self._opened.about["device"] == "cpu"
         self.threads = settings.threads if is_cpu else None
-        commit = getattr(self._encoder.config, "_commit_hash", None) or settings.revision
         self.about = {
             # On a GPU the number of threads changes nothing.
             **settings.model_dump(exclude=NOT_IN_ABOUT if is_cpu else {*NOT_IN_ABOUT, "threads"}),
-            "model": hash_pretrained(path, commit),
-            "device": self._encoder.device.type,
-            "dtype": self._encoder.dtype,
+            **self._opened.about,
             "format": CACHE_VERSION,
         }
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        encoder = Encoder(self._settings, self._classes)
+        if hasattr(self, "about"):  # otherwise it is opened to learn that
+            self._opened.check(encoder.describe())
+        return encoder
 
     @property
     def notes(self) -> list[str]:
         """Messages for the user about texts and memory since the last fit began."""
-        return self._encoder.notes
+        return self._encoder.notes if "_encoder" in vars(self) else []
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The settings alone: another process loads the weights once.

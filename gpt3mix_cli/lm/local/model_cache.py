@@ -1,24 +1,18 @@
-"""The cache of models that were converted from GGUF files: where it is, listing, removal.
+"""The models that were converted from GGUF files: where they are, listing, removal.
 
     <cache>/models/<SHA-256 of the file>-v<version>/    the model, its tokenizer, source.json
-    <cache>/hashes/                                     SHA-256 of files that were read before
-    <cache>/precision/                                  measured by `precision`
 
-<cache> is the environment variable GPT3MIX_CACHE, or `gpt3mix` in XDG_CACHE_HOME or ~/.cache.
+<cache> is the folder of `user_cache`.
 """
 
-import contextlib
 import json
-import os
-import re
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ...errors import UserError, did_you_mean
-from ...files import atomic_write, hash_file, remove_folder
-from ...settings import fingerprint
+from ...files import remove_folder
+from ...user_cache import cache_folder, clear_records
 
 CONVERSION_VERSION = 1  # raised when equal files get other weights or another tokenizer
 CACHE_HINT = "set the environment variable GPT3MIX_CACHE to a folder that can be written"
@@ -40,14 +34,6 @@ class ConvertedModel:
     size: int
     date: str
     path: Path
-
-
-def cache_folder() -> Path:
-    """Return the cache's folder, which need not exist."""
-    if folder := os.environ.get("GPT3MIX_CACHE"):
-        return Path(folder).expanduser().absolute()
-    caches = os.environ.get("XDG_CACHE_HOME", "")  # to be ignored if relative, says its standard
-    return (Path(caches) if Path(caches).is_absolute() else Path.home() / ".cache") / "gpt3mix"
 
 
 def model_folder(digest: str) -> Path:
@@ -104,24 +90,8 @@ def remove_models(name: str | None = None) -> list[ConvertedModel]:
         folder = cache_folder()
         for partial in folder.glob("models/.*.partial/"):
             remove_folder(partial.with_name(partial.name.split(".")[1]))  # .<name>.<id>.partial
-        for kind in ("hashes", "precision"):
-            shutil.rmtree(folder / kind, ignore_errors=True)
+        clear_records()
     return models
-
-
-def hash_gguf(path: Path) -> str:
-    """Return the SHA-256 of a file; it is computed again only if the file has changed."""
-    status = path.stat()
-    times = [status.st_mtime_ns, status.st_ctime_ns]  # a copy may keep the first
-    key = fingerprint([str(path.absolute()), status.st_size, *times], 32)
-    record = cache_folder() / "hashes" / key
-    with contextlib.suppress(OSError, ValueError):
-        if re.fullmatch("[0-9a-f]{64}", known := record.read_text("ascii")):
-            return known
-    digest = hash_file(path)
-    with contextlib.suppress(UserError), atomic_write(record) as stream:  # a read-only cache
-        stream.write(digest.encode())
-    return digest
 
 
 def _describe(folder: Path) -> ConvertedModel | None:

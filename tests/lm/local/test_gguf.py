@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import Callbacks, UserError
-from gpt3mix_cli.lm.local.model_cache import cache_folder, converted_models
+from gpt3mix_cli.lm.local.model_cache import converted_models
 from gpt3mix_cli.pretrained import lm_path
+from gpt3mix_cli.user_cache import cache_folder
 
 TEXT = "Movie review: a fine film (Sentiment: Positive)\n"
 
@@ -150,9 +151,10 @@ STOPPING = """
 import sys, time
 from pathlib import Path
 from gpt3mix_cli.files import atomic_folder
-from gpt3mix_cli.lm.local.model_cache import hash_gguf, model_folder
+from gpt3mix_cli.lm.local.model_cache import model_folder
+from gpt3mix_cli.user_cache import hash_large_file
 
-with atomic_folder(model_folder(hash_gguf(Path(sys.argv[1]))), "") as folder:
+with atomic_folder(model_folder(hash_large_file(Path(sys.argv[1]))), "") as folder:
     (folder / "model.safetensors").write_text("half")
     print("writing", flush=True)
     time.sleep(600)

@@ -12,12 +12,11 @@ from filelock import FileLock
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.files import atomic_folder, hash_file
 from gpt3mix_cli.lm.local.model_cache import (
-    cache_folder,
     converted_models,
-    hash_gguf,
     model_folder,
     remove_models,
 )
+from gpt3mix_cli.user_cache import cache_folder, hash_large_file
 
 
 @pytest.fixture
@@ -120,8 +119,8 @@ def test_a_model_that_is_removed_while_it_is_listed(model: Path) -> None:
 def test_a_damaged_record_of_a_hash_is_replaced(tmp_path: Path, content: str) -> None:
     file = tmp_path / "file.gguf"
     file.write_text("some bytes")
-    digest = hash_gguf(file)
+    digest = hash_large_file(file)
     (record,) = (cache_folder() / "hashes").iterdir()
     record.write_text(content)
-    assert hash_gguf(file) == digest == hash_file(file)
+    assert hash_large_file(file) == digest == hash_file(file)
     assert record.read_text() == digest

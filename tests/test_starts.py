@@ -1,0 +1,260 @@
+"""Starts cost nothing: what is up to date is recognised without opening a model."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.recognition import split_finished
+from gpt3mix_cli.grid.steps import cell_steps
+from gpt3mix_cli.lm import open_lm
+from gpt3mix_cli.lm.opened_lm import KnownLM
+from gpt3mix_cli.settings import (
+    LinearSettings,
+    LocalLMSettings,
+    SetFitSettings,
+    TrainableSettings,
+    TransformerSettings,
+)
+from gpt3mix_cli.train import open_classifier
+from gpt3mix_cli.user_cache import OpenedModel, cache_folder, hash_large_file, hash_model
+
+EXPERIMENT = """
+name: small
+task:
+  data: {{kind: demo}}
+  labels: {{pos: positive, neg: negative}}
+  text_type: movie review
+  label_type: sentiment
+subsample: {{levels: [2/class], seeds: 1, validation: 4}}
+lm: {{kind: local, model: {lm}, device: cpu}}
+augment: {{ratio: 1, attempts: 16}}
+baselines: [{{kind: eda}}]
+classifiers:
+  - {{kind: linear}}
+  - {{kind: transformer, name: tiny, model: {encoder}, max_epochs: 1}}
+trials: 1
+"""
+HEAVY = ("torch", "transformers", "sklearn", "pandas")
+
+
+def write_experiment(folder: Path, lm: str, encoder: Path) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(EXPERIMENT.format(lm=lm, encoder=encoder), encoding="utf-8")
+    return path
+
+
+COMMANDS = """
+import sys
+from gpt3mix_cli.cli import main
+for command in (["subsample"], ["augment"], ["baseline", "--method", "eda"], ["train"]):
+    code = main([*command, "small.yaml", "--json"])
+    print("exit code", code, [name for name in sys.argv[1:] if name in sys.modules])
+"""
+
+
+def test_commands_with_nothing_to_do_import_nothing_heavy(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    write_experiment(tmp_path, "bundled", tiny_encoder)
+    assert main(["run", "small.yaml", "--quiet"]) == 0
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *HEAVY], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout.count("exit code 0 []\n") == 4, done.stdout
+    summaries = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    outputs = [output for summary in summaries for output in summary["outputs"]]
+    assert len(outputs) == 9
+    assert all(output["skipped"] for output in outputs)
+
+
+# One truth ---------------------------------------------------------------------------------------
+
+
+def known_twice(settings: LocalLMSettings) -> tuple[KnownLM, KnownLM]:
+    first, second = open_lm(settings), open_lm(settings)
+    assert isinstance(first, KnownLM)
+    assert isinstance(second, KnownLM)
+    return first, second
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"batch_size": 7}])
+def test_a_known_lm_says_what_the_opened_one_says(tiny_lm: Path, options: dict[str, Any]) -> None:
+    settings = LocalLMSettings(kind="local", model=str(tiny_lm), **options)
+    first, second = known_twice(settings)
+    assert first._opened.is_opened
+    assert not second._opened.is_opened
+    assert second._opened.about == first._opened.about
+    # The first use opens it, and compares.
+    assert second.info.count_tokens("a film") == first.info.count_tokens("a film")
+    assert second._opened.is_opened
+
+
+@pytest.mark.parametrize("model", ["bundled", pytest.param("smollm2", marks=pytest.mark.slow)])
+def test_our_own_lms_are_known_too(model: str) -> None:
+    first, second = known_twice(LocalLMSettings(kind="local", model=model))
+    assert not second._opened.is_opened
+    assert second.info.fingerprint == first.info.fingerprint
+    assert second.info.count_parameters() == first.info.count_parameters()
+
+
+def test_other_settings_or_files_are_another_lm(tiny_lm: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lm"
+    folder.symlink_to(tiny_lm)
+    known_twice(LocalLMSettings(kind="local", model=str(folder)))
+    other = open_lm(LocalLMSettings(kind="local", model=str(folder), dtype="bfloat16"))
+    assert isinstance(other, KnownLM)
+    assert other._opened.is_opened
+    os.utime(tiny_lm / "config.json")
+    changed = open_lm(LocalLMSettings(kind="local", model=str(folder)))
+    assert isinstance(changed, KnownLM)
+    assert changed._opened.is_opened
+
+
+Settings = Callable[[Path], TrainableSettings]
+CLASSIFIERS: list[Settings] = [
+    lambda folder: TransformerSettings(kind="transformer", model=str(folder)),
+    lambda folder: TransformerSettings(kind="transformer", model=str(folder), dtype="bfloat16"),
+    lambda folder: SetFitSettings(kind="setfit", model=str(folder)),
+    lambda folder: LinearSettings(kind="linear"),
+]
+
+
+@pytest.mark.parametrize("settings", CLASSIFIERS, ids=["auto", "bfloat16", "setfit", "linear"])
+def test_a_known_classifier_says_what_the_opened_one_says(
+    settings: Settings, tiny_encoder: Path
+) -> None:
+    if settings(tiny_encoder).kind == "setfit":
+        pytest.importorskip("setfit")
+    first, second = (open_classifier(settings(tiny_encoder), ("pos", "neg")) for _ in range(2))
+    assert second.about == first.about
+    assert second.threads == first.threads
+    assert "_encoder" not in vars(second)
+    second.probe()  # opens it, and compares
+
+
+def test_a_model_that_opens_in_another_way_than_before_is_noticed(tiny_lm: Path) -> None:
+    settings = LocalLMSettings(kind="local", model=str(tiny_lm))
+    known_twice(settings)
+    (record,) = (cache_folder() / "opened").iterdir()
+    about = json.loads(record.read_text())
+    record.write_text(json.dumps(about | {"fingerprint": "of another device"}))
+    lm = open_lm(settings)
+    assert lm.info.fingerprint == "of another device"
+    with pytest.raises(StoppedShort, match="another than before"):
+        lm.score(["a film"], [" good"])
+    assert open_lm(settings).info.fingerprint == about["fingerprint"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null"])
+def test_a_damaged_record_of_a_model_is_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / "file").write_text("weights")
+
+    def known() -> OpenedModel:
+        return OpenedModel({"a": 1}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
+
+    known()
+    (record,) = (cache_folder() / "opened").iterdir()
+    record.write_text(content)
+    assert known().is_opened
+    assert not known().is_opened
+
+
+def test_a_read_only_cache_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("weights")
+    monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "file"))  # no folder can be in there
+    for _ in range(2):
+        opened = OpenedModel({}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
+        assert opened.is_opened
+        assert len(hash_large_file(tmp_path / "file")) == 64
+
+
+def test_a_large_file_that_changed_is_hashed_again(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"a" * 1_000_000)
+    before = hash_model(tmp_path)
+    assert hash_model(tmp_path) == before
+    assert len(list((cache_folder() / "hashes").iterdir())) == 1
+    with file.open("r+b") as stream:  # of the same size
+        stream.write(b"b")
+    assert hash_model(tmp_path) != before
+
+
+# Steps of a run ----------------------------------------------------------------------------------
+
+LINEAR = """
+name: small
+task: {data: {kind: demo}, labels: [pos, neg], text_type: movie review, label_type: sentiment}
+subsample: {levels: [2/class], seeds: 2, validation: 4}
+baselines: [{kind: eda}]
+classifiers: [{kind: linear}]
+trials: 2
+"""
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Callable[[], Grid]:
+    """A finished experiment of two data seeds with four outputs each."""
+    (tmp_path / "small.yaml").write_text(LINEAR)
+
+    def open_small() -> Grid:
+        return Grid(load_experiments(tmp_path / "small.yaml"), tmp_path / "out")
+
+    assert not any(result.skipped for result in open_small().run())
+    return open_small
+
+
+def names(grid: Grid) -> tuple[list[str], list[str]]:
+    """Return the outputs that are up to date, and the kinds of the other steps."""
+    steps = [step for cell in grid.cells() for step in cell_steps(grid.experiment(cell), cell)]
+    results, missing = split_finished(grid, steps)
+    return [result.output.name for result in results], [type(step).__name__ for step in missing]
+
+
+EACH = ["train.jsonl", "none.linear.jsonl", "eda.jsonl", "eda.linear.jsonl"]
+
+
+def test_all_steps_of_a_finished_experiment_are_recognised(
+    finished: Callable[[], Grid],
+) -> None:
+    assert names(finished()) == (EACH * 2, [])
+    assert all(result.skipped for result in finished().run())
+
+
+@pytest.mark.parametrize(
+    ("output", "num_done"),
+    [("train.jsonl", 0), ("trials/none.linear.jsonl", 1), ("eda.jsonl", 2)],
+)
+def test_steps_after_a_changed_output_are_not_checked(
+    finished: Callable[[], Grid], tmp_path: Path, output: str, num_done: int
+) -> None:
+    path = tmp_path / "out/small/2-per-class/seed-0" / output
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content.replace(b"0", b"1"))  # of the same size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    done, missing = names(finished())
+    assert done == EACH[:num_done] + EACH
+    assert len(missing) == 4 - num_done
+
+
+def test_a_check_makes_nothing(finished: Callable[[], Grid], tmp_path: Path) -> None:
+    for path in (tmp_path / "out").rglob("eda.jsonl*"):
+        path.unlink()
+    before = sorted((tmp_path / "out").rglob("*"))
+    assert names(finished())[1] == ["AugmentStep", "TrainStep"] * 2
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_force_recognises_nothing(finished: Callable[[], Grid]) -> None:
+    grid = finished()
+    grid.options = grid.options.__class__(force=True)
+    assert names(grid)[0] == []
