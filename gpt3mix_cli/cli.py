@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, cli_fit, cli_init, cli_labels, process
+from . import cli_executors as executors
 from . import cli_hints as hints
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
@@ -165,6 +166,8 @@ def train(
     classifier: opt.Classifiers = None,
     save_model: opt.SaveModel = None,
     jobs: opt.Jobs = None,
+    executor: executors.Executor = "processes",
+    address: executors.Address = None,
     tensorboard: opt.TensorBoard = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
@@ -178,6 +181,7 @@ def train(
         from .grid import select_cells, select_trainings, with_files
 
         grid.configure_training(jobs, tensorboard, trials)
+        executors.choose_executor(grid, executor, address)
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
@@ -229,6 +233,8 @@ def report(
 def run(
     config: opt.Config,
     jobs: opt.Jobs = None,
+    executor: executors.Executor = "processes",
+    address: executors.Address = None,
     tensorboard: opt.TensorBoard = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
@@ -240,6 +246,7 @@ def run(
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
     with opt.open_grid(options) as (display, grid):
         grid.configure_training(jobs, tensorboard)
+        executors.choose_executor(grid, executor, address)
         results = [display.log_result(result) for result in grid.run()]
         display.print_report(grid.report(), results)
 

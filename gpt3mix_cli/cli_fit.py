@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from . import cli_executors as executors
 from . import cli_options as opt
 from .errors import StoppedShort
 
@@ -22,6 +23,8 @@ def fit(
     config: opt.Config,
     output: ModelFolder = Path("model"),
     jobs: opt.Jobs = None,
+    executor: executors.Executor = "processes",
+    address: executors.Address = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
     force: opt.Force = False,
@@ -34,6 +37,7 @@ def fit(
         from .grid.fit import fit as run_fit
 
         grid.configure_training(jobs, None)
+        executors.choose_executor(grid, executor, address)
         model = run_fit(grid, output, display.log_result)
         display.print_model(model)
         if unfinished := model.about["unfinished"]:

@@ -27,8 +27,8 @@ BASE = {
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
-    "cli", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "console",
-    "console_guide", "console_progress", "console_tables", "process",
+    "cli", "cli_executors", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options",
+    "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 LAYERS = (BASE, {"lm"}, {"method"}, STAGES, {"grid"}, {"api", "api_rows"}, COMMAND_LINE)
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -84,7 +84,7 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
-    "typer": {"cli", "cli_fit", "cli_init", "cli_labels", "cli_options"},
+    "typer": {"cli", "cli_executors", "cli_fit", "cli_init", "cli_labels", "cli_options"},
     "yaml": {"yaml_files"},
 }
 

@@ -18,13 +18,15 @@ from ..train import (
     TrialExecutor,
     TrialJob,
     TrialRunner,
+    cached_classifier,
     run_serially,
     train,
     train_with_best_weight,
 )
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
-from .executors.processes import count_fitting_workers
+from .executors.opener import ExecutorOptions, open_executor
+from .executors.protocol import SerialExecutor
 from .resources import OpenJournal, Resources
 from .row_reader import RowReader, refuse_overwrite
 from .steps import (
@@ -32,11 +34,13 @@ from .steps import (
     AugmentStep,
     Step,
     StepResult,
+    StepRun,
     SubsampleStep,
     TrainStep,
     cell_steps,
-    run_in_parallel,
+    rows_first,
     run_or_stop,
+    trial_demand,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ class Grid:
         options: command line, `force` and callbacks of every stage.
         jobs: number of trials at the same time; None for as many as the machine holds.
         tensorboard: folder for the epochs of all trials; None for no such logs.
+        executor: where trials run.
         layout: where the files of each cell are.
         resources: data, LM, augmenters and classifiers.
     """
@@ -62,6 +67,7 @@ class Grid:
     options: StageOptions = field(default_factory=StageOptions)
     jobs: int | None = None
     tensorboard: Path | None = None
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     layout: Layout = field(init=False)
     resources: Resources = field(init=False)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
@@ -299,6 +305,9 @@ class Grid:
         if step.save_model is None or settings.uses_lm or runner.failure_reason:
             return
         rows = list(read_records(output, Trial))
+        here = cached_classifier(settings, tuple(runner.classes))
+        if runner.classifier is not here:  # the trials ran elsewhere
+            runner.classifier, runner.fitted_trial = here, None
         if any(row.status == "ok" for row in rows):
             name, column = self.layout.name, self.experiment(step.cell).task.text_column
             save_model(runner, rows, settings, step.save_model, column, self.callbacks, name)
@@ -316,23 +325,29 @@ class Grid:
                 self.callbacks.warn(f"classifier '{classifier.name}' {REAL_ROWS_ONLY}")
         steps = [step for cell in self.cells() for step in cell_steps(self.experiment(cell), cell)]
         # Labels come last: if the budget ends, synthetic rows were paid for first.
-        steps.sort(key=lambda step: isinstance(step, TrainStep) and step.classifier.uses_lm)
+        steps.sort(key=lambda step: isinstance(step, TrainStep) and step.uses_lm)
         yield from self.run_steps(steps, "all cells")
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
         """Run some steps; yield each result as it comes. `name` is that of the progress bar."""
-        jobs = self._count_jobs([step for step in steps if isinstance(step, TrainStep)])
-        results = (
-            (run_or_stop(self.run_step, step) for step in steps)
-            if jobs == 1
-            else run_in_parallel(steps, self.run_step, jobs, self.callbacks)
-        )
+        demand = trial_demand(steps, self.experiment, self.resources.classifier_or_unavailable)
+        options = replace(self.executor, jobs=self.jobs)
+        executor = self.resources.executor = open_executor(options, demand, self.callbacks)
+        if executor.shares_memory:
+            steps = rows_first(steps)
+        results = StepRun(
+            executor,
+            self.run_step,
+            open_lm=lambda step: self.resources.lm(self.experiment(step.cell)),
+            close_lm=lambda: self.resources.close_local_lms(self.experiments),
+        ).results(steps)
         self.callbacks.progress(name, 0, len(steps))
         for number, result in enumerate(results, 1):
             if isinstance(result, StoppedShort):
                 self.callbacks.warn(str(result))
             self.callbacks.progress(name, number, len(steps))
             yield result
+        self.resources.executor = SerialExecutor()
 
     def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
         """Run one step.
@@ -348,22 +363,6 @@ class Grid:
             case TrainStep():
                 return self.train(step, executor)
         raise TypeError(step)
-
-    def _count_jobs(self, steps: Sequence[TrainStep]) -> int:
-        steps = [step for step in steps if step.classifier.runs_in_parallel]
-        experiments = {step.classifier: self.experiment(step.cell) for step in steps}
-        num_trials = sum(
-            len(self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed))
-            for step in steps
-        )
-        if self.jobs or num_trials <= 1:
-            return max(1, min(self.jobs or 1, num_trials))
-        classifiers = [
-            self.resources.classifier_or_unavailable(experiment, settings)
-            for settings, experiment in experiments.items()
-        ]
-        threads = [classifier.threads for classifier in classifiers if classifier.threads]
-        return min(count_fitting_workers(max(threads)), num_trials) if threads else 1
 
     # Report --------------------------------------------------------------------------------------
 
