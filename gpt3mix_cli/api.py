@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from .api_messages import Messages
 from .api_rows import Records, Rows, as_given, as_plain, as_records, task_of_rows, to_frame
 from .config import experiments_of, load_experiments
-from .errors import Callbacks, StoppedShort, UserError
+from .errors import Callbacks, UserError
 from .grid import Grid, TrainStep
 from .grid.fit import ChosenModel
 from .grid.fit import fit as run_fit
@@ -220,7 +220,7 @@ class Project:
         Raises:
             StoppedShort: if a stage did not do all of its work; finished work is kept.
         """
-        stopped = [item for item in self.grid.run() if isinstance(item, StoppedShort)]
+        stopped = [item for item in self.grid.run() if isinstance(item, UserError)]
         if stopped:
             raise stopped[0]
         trials = self.report().trials

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, cli_fit, cli_init, cli_labels, cli_run, process
+from . import cli_executors as executors
 from . import cli_hints as hints
 from . import cli_options as opt
 from .errors import StdoutClosed, StoppedShort, UserError, path_problem, shown_value
@@ -171,6 +172,8 @@ def train(
     classifier: opt.Classifiers = None,
     save_model: opt.SaveModel = None,
     jobs: opt.Jobs = None,
+    executor: executors.Executor = "processes",
+    address: executors.Address = None,
     tensorboard: opt.TensorBoard = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
@@ -185,6 +188,7 @@ def train(
         from .grid import select_cells, select_trainings, with_files
 
         grid.configure_training(jobs, tensorboard, trials)
+        executors.choose_executor(grid, executor, address)
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)

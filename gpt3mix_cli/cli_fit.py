@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from . import cli_executors as executors
 from . import cli_options as opt
 from . import process
 from .errors import StoppedShort
@@ -23,6 +24,8 @@ def fit(
     config: opt.Config,
     output: ModelFolder = Path("model"),
     jobs: opt.Jobs = None,
+    executor: executors.Executor = "processes",
+    address: executors.Address = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
     force: opt.Force = False,
@@ -36,6 +39,7 @@ def fit(
         from .grid.fit import fit as run_fit
 
         grid.configure_training(jobs, None)
+        executors.choose_executor(grid, executor, address)
         model = run_fit(grid, output, display.log_result)
         display.print_model(model)
         if unfinished := model.about["unfinished"]:

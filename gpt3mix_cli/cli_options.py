@@ -83,7 +83,7 @@ Jobs = Annotated[
     typer.Option(
         min=1,
         max=1_024,
-        help="trials at the same time; default: as many as cores and memory allow (on a GPU 1)",
+        help="trials at the same time; default: as many as cores, memory and resources.gpu allow",
     ),
 ]
 TensorBoard = Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import cli_executors as executors
 from . import cli_options as opt
 from . import process
 from .cli_emit import Form, emitted_lines
@@ -13,7 +14,8 @@ from .errors import UserError
 from .stopping import stop_if_requested
 
 if TYPE_CHECKING:
-    from .grid import Grid
+    from .console import Display
+    from .grid import Grid, StepResult
 
 app = typer.Typer()
 Configs = Annotated[
@@ -30,13 +32,27 @@ Emit = Annotated[
         "another scheduler; run nothing"
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="list every step and whether it is up to date; run nothing"),
+]
+JUnit = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="write an XML file with a test case for each cell, as CI systems read"
+    ),
+]
 
 
 @app.command()
 def run(
     configs: Configs,
     emit: Emit = None,
+    dry_run: DryRun = False,
+    junit: JUnit = None,
     jobs: opt.Jobs = None,
+    executor: executors.Executor = "processes",
+    address: executors.Address = None,
     tensorboard: opt.TensorBoard = None,
     out: opt.Out = opt.RESULTS,
     overrides: opt.Overrides = None,
@@ -57,18 +73,50 @@ def run(
         if emit:
             display.print_lines(emitted_lines(list(zip(grids, files, strict=True)), emit))
             return
-        results = []
+        if dry_run:
+            show_steps(display, grids, json)
+            return
         for grid in grids:
-            with closing(grid):
-                grid.configure_training(jobs, tensorboard)
-                results += [display.log_result(result) for result in grid.run()]
-            stop_if_requested()
+            grid.configure_training(jobs, tensorboard)
+            executors.choose_executor(grid, executor, address)
+        results = run_grids(display, grids, junit)
         from .layout import report_folder
         from .report import report as make_report
 
         inputs = opt.report_inputs([item.config for item in files], out, overrides or (), display)
         folder = report_folder(inputs.folder)
         display.print_report(make_report(inputs, folder, callbacks=display.callbacks), results)
+
+
+def show_steps(display: "Display", grids: "list[Grid]", as_json: bool) -> None:
+    """Print every step of a run, and whether it is up to date."""
+    from .grid.recognition import step_states
+
+    states = [
+        {"step": str(step), "state": "up to date" if is_done else "to do"}
+        for grid in grids
+        for step, is_done in step_states(grid)
+    ]
+    if not as_json:
+        display.print_lines(f"{item['state']:<10}  {item['step']}" for item in states)
+    finished = sum(item["state"] == "up to date" for item in states)
+    display.print_summary((), {"steps": states}, f"{len(states)} steps, {finished} up to date", "")
+
+
+def run_grids(display: "Display", grids: "list[Grid]", junit: Path | None) -> "list[StepResult]":
+    """Run experiments one after the other; return the results of their steps."""
+    from .grid.junit import write_junit
+
+    results = []
+    try:
+        for grid in grids:
+            with closing(grid):
+                results += [display.log_result(result) for result in grid.run()]
+            stop_if_requested()
+    finally:
+        if junit:
+            write_junit(junit, grids)
+    return results
 
 
 def experiment_files(paths: list[Path]) -> list[Path]:

@@ -26,7 +26,7 @@ from .console_tables import (
     plan_table,
     statistics_table,
 )
-from .errors import Callbacks, StdoutClosed, StoppedShort, UserError, fit_screen
+from .errors import Callbacks, StdoutClosed, StoppedShort, UserError, fit_screen, raise_failures
 from .files import STDIO, stdout_errors
 from .records import Augmented, Example, IncompleteOutput, StageResult, read_records
 
@@ -96,7 +96,7 @@ class Display:
         """Show progress: a bar in a terminal, elsewhere a line from time to time."""
         self._progress.update(name, done, total, detail)
 
-    def log_result(self, result: StageResult | StoppedShort) -> StageResult | StoppedShort:
+    def log_result(self, result: StageResult | UserError) -> StageResult | UserError:
         """Show that one stage of many has ended, where there are no bars; return its result."""
         if not self._progress.has_bars and isinstance(result, StageResult):
             self._print_output(result)
@@ -145,7 +145,7 @@ class Display:
 
     # At the end of a command ---------------------------------------------------------------------
 
-    def finish(self, results: Sequence[StageResult | StoppedShort], next_command: str = "") -> None:
+    def finish(self, results: Sequence[StageResult | UserError], next_command: str = "") -> None:
         """Show what was written, how many rows, and the next command.
 
         Raises:
@@ -162,7 +162,7 @@ class Display:
         self._print_statistics(done)
         if self._json:
             self._print_json({"outputs": [_summary(result) for result in done]})
-        _raise_first(results)
+        raise_failures(results)
         skipped = sum(result.skipped for result in done)
         suffix = f" ({skipped} up to date, skipped)" if skipped else ""
         rows = f"{plural(len(done), 'file')}, {plural(sum(map(_count_rows, done)), 'row')}"
@@ -171,7 +171,7 @@ class Display:
     def print_report(
         self,
         report: "Report",
-        results: Sequence[StageResult | StoppedShort] = (),
+        results: Sequence[StageResult | UserError] = (),
         per_class: bool = False,
     ) -> None:
         """Print the main tables of a report, its verdict and where it is, after a run's results.
@@ -214,7 +214,7 @@ class Display:
         if report.differences:
             scope = f"{plural(len(report.differences), 'result')} compared"
         self._print_end(f"{stages}{scope}: {report.files[0]}")
-        _raise_first(results)
+        raise_failures(results)
 
     def print_model(self, model: "ChosenModel") -> None:
         """Print what was tried, why the saved model is the best of it, and the next command."""
@@ -362,12 +362,6 @@ def _table_width(console: Console) -> int:
 def plural(count: int, name: str) -> str:
     """Return a number with what is counted: `1 row`, `2,000 rows`."""
     return f"{count:,} {name}{'s' * (count != 1)}"
-
-
-def _raise_first(results: Sequence[StageResult | StoppedShort]) -> None:
-    if stopped := [result for result in results if isinstance(result, StoppedShort)]:
-        more = f" (and {len(stopped) - 1} more)" if len(stopped) > 1 else ""
-        raise StoppedShort(f"{stopped[0].message}{more}", stopped[0].hint)
 
 
 def _count_rows(result: StageResult) -> int:

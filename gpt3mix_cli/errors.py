@@ -1,7 +1,7 @@
 """What may go wrong for a user, and how a stage reports progress and warnings.
 
     UserError           exit code 2: the input is wrong (usage, config, data, a missing package)
-    ├── OutputError     exit code 2: nothing can be written
+    ├── OutputError     exit code 2: an output cannot be written, or is not to be replaced
     └── StoppedShort    exit code 3: not all work is done; a new run continues where it stopped
 
 `cli` turns these into one message and an exit code. Any other exception is a bug.
@@ -76,7 +76,26 @@ class StoppedShort(UserError):
 
 
 class OutputError(UserError):
-    """An output cannot be written, such as on a full disk: other steps would fail too."""
+    """An output cannot be written, or is not to be replaced: other steps would fail too."""
+
+
+def raise_failures(results: Sequence[object]) -> None:
+    """Raise the errors among the results of many steps as one error; nothing if there is none.
+
+    Raises:
+        UserError: if a step failed for a reason that only the user can change.
+        StoppedShort: if all that failed can be resumed.
+    """
+    failures = [result for result in results if isinstance(result, UserError)]
+    if not failures:
+        return
+    first = next((error for error in failures if not isinstance(error, StoppedShort)), failures[0])
+    message = first.message
+    if len(failures) > 1:
+        lines = [*dict.fromkeys(error.message for error in failures)]
+        message = "\n  ".join([f"{len(failures)} of {len(results)} steps:", *lines])
+    kind = StoppedShort if isinstance(first, StoppedShort) else UserError
+    raise kind(message, first.hint)
 
 
 class StdoutClosed(Exception):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, shorten, shown_list
+from .errors import OutputError, UserError, shorten, shown_list
 from .files import STDIO, hash_file, resolve_output, write_errors
 from .layout import manifest_path
 from .records import (
@@ -116,7 +116,9 @@ def protect_output(
         is_finished = manifest.complete and keep_finished and not (names <= SIZES and not changed)
     if not options.force and edits:
         what = f"{edits}; different now: {shown_list(differences)}" if differences else edits
-        raise UserError(f"{output}: {what}", _edits_hint(output, manifest, options, keep_finished))
+        raise OutputError(
+            f"{output}: {what}", _edits_hint(output, manifest, options, keep_finished)
+        )
     if not options.force and differences and is_finished:
         raise finished_with_other_settings(output, differences, options)
     if edits or (differences and keep_finished):
@@ -129,7 +131,7 @@ def finished_with_other_settings(
 ) -> UserError:
     """Return the error for finished work that differs from what is wanted now."""
     keep = OTHER_FILE if options.has_own_output else f"{OTHER_NAME} or sweep the setting"
-    return UserError(
+    return OutputError(
         f"{output}: is finished, with other settings or rows: {shown_list(differences)}",
         f"to keep both, {keep}; to replace it, use --force (a copy stays as {output.name}.bak)",
     )

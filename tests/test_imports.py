@@ -28,7 +28,8 @@ BASE = {
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
-    "cli", "cli_emit", "cli_fit", "cli_hints", "cli_init", "cli_labels", "cli_options", "cli_run",
+    "cli", "cli_emit", "cli_executors", "cli_fit", "cli_hints", "cli_init", "cli_labels",
+    "cli_options", "cli_run",
     "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 API = {"api", "api_messages", "api_rows"}
@@ -100,7 +101,10 @@ LIGHT = {
         "train.saved_models",
     },
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
-    "typer": {"cli", "cli_fit", "cli_init", "cli_labels", "cli_options", "cli_run"},
+    "typer": {
+        *("cli", "cli_executors", "cli_fit", "cli_init", "cli_labels"),
+        *("cli_options", "cli_run"),
+    },
     "yaml": {"yaml_files"},
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..errors import StoppedShort, shorten
+from ..errors import StoppedShort, UserError, shorten
 from ..layout import Cell, TrialKey, variant_name
 from ..records import Trial, read_records
 from ..settings import Experiment, TrainableSettings
@@ -88,7 +88,7 @@ def find_candidates(
 
 
 def describe_unfinished(
-    grid: Grid, cells: Sequence[Cell], finished: Collection[Path], stopped: Sequence[StoppedShort]
+    grid: Grid, cells: Sequence[Cell], finished: Collection[Path], stopped: Sequence[UserError]
 ) -> list[str]:
     """Return each combination that is no candidate, and why, such as `svm with eda (...)`.
 

@@ -157,7 +157,7 @@ def _check_experiments(grid: Grid) -> None:
 
 def _run_trials(
     grid: Grid, cells: Sequence[Cell], on_result: Callable[[StepResult], object]
-) -> tuple[set[Path], list[StoppedShort]]:
+) -> tuple[set[Path], list[UserError]]:
     steps = [
         step
         for cell in cells
@@ -167,7 +167,7 @@ def _run_trials(
     finished, stopped = set(), []
     for result in grid.run_steps(steps, "fit steps"):
         on_result(result)
-        if isinstance(result, StoppedShort):
+        if isinstance(result, UserError):
             stopped.append(result)
         else:
             finished.add(result.output)

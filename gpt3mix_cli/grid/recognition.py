@@ -1,7 +1,7 @@
 """Recognises the steps whose outputs are up to date before anything else is started."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,26 +13,35 @@ if TYPE_CHECKING:
     from .runner import Grid
 
 
-def split_finished(grid: "Grid", steps: Sequence[Step]) -> tuple[list[StageResult], list[Step]]:
-    """Return the results of the steps that are up to date, and the other steps.
+def step_states(grid: "Grid") -> list[tuple[Step, bool]]:
+    """Return every step of a run, and whether its output is up to date; nothing is written."""
+    finished, _ = split_finished(grid, steps := grid.steps())
+    up_to_date = {id(step) for step, _ in finished}
+    return [(step, id(step) in up_to_date) for step in steps]
 
-    After a step that is not, the later ones of its cell are not checked: their inputs may change.
+
+def split_finished(
+    grid: "Grid", steps: Sequence[Step]
+) -> tuple[list[tuple[Step, StageResult]], list[Step]]:
+    """Return the steps that are up to date with their results, and the other steps.
+
+    A step that reads the output of one that is not is not checked: its inputs may change.
     No worker is started for what is finished, and no model is opened that was opened before.
     """
     if grid.options.force:
         return [], list(steps)
     checking = copy.copy(grid)  # with the same data, models and layout
     checking.options = replace(grid.options, only_checks=True)
-    finished, missing = list[StageResult](), list[Step]()
-    unfinished_cells = set()
+    finished, missing = list[tuple[Step, StageResult]](), list[Step]()
+    unfinished = set[Hashable]()
     for step in steps:
         saves_model = isinstance(step, TrainStep) and step.save_model is not None
-        if step.cell not in unfinished_cells and not saves_model:
+        if unfinished.isdisjoint(step.inputs) and not saves_model:
             try:
-                finished.append(checking.run_step(step))
+                finished.append((step, checking.run_step(step)))
                 continue
             except (OutOfDate, UserError):  # an error is reported when the step runs
                 pass
-        unfinished_cells.add(step.cell)
+        unfinished.add(step.product)
         missing.append(step)
     return finished, missing

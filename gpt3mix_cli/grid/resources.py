@@ -1,5 +1,7 @@
 """What the cells of an experiment share: data, LM, augmenters and classifiers, opened once."""
 
+import gc
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -13,10 +15,11 @@ from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..existing_outputs import back_up
 from ..labelled_rows import write_bad_rows
 from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
-from ..lm import IN_MEMORY, LM, Journal, JournaledLM, open_lm
+from ..lm import IN_MEMORY, LM, Journal, JournaledLM, costs_money
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
-from ..train import Classifier, UnavailableClassifier, cached_classifier, open_prompt_classifier
+from ..train import Classifier, UnavailableClassifier, open_prompt_classifier
+from .executors.protocol import Executor, SerialExecutor
 
 Resource = TypeVar("Resource")
 OpenJournal = AbstractContextManager[object]  # closes the journal at its end, if there is one
@@ -36,6 +39,7 @@ class Resources:
     ) -> None:
         self._layout, self._callbacks, self._divides_anew = layout, callbacks, divides_anew
         self._kept: set[Path] = set()
+        self.executor: Executor = SerialExecutor()  # opens the LM and classifiers
         self._cache: dict[str, Any] = {}
         self._unavailable: dict[str, UnavailableClassifier] = {}
         self._splits: dict[tuple[int, int], tuple[Experiment, data.Splits]] = {}
@@ -128,11 +132,22 @@ class Resources:
 
         def open_named_lm() -> LM:
             with in_progress(self._callbacks, f"opening the LM {settings.model}"):
-                return open_lm(
+                return self.executor.open_lm(
                     settings, budget, self._layout.journals, replay_only, self._callbacks
                 )
 
         return self._cached(["lm", settings.model_dump(), budget, replay_only], open_named_lm)
+
+    def close_local_lms(self, experiments: Sequence[Experiment]) -> None:
+        """Free the memory of LMs that are not behind an endpoint; the next use opens them anew."""
+        for experiment in experiments:
+            if experiment.lm and not costs_money(experiment.lm):
+                key = fingerprint(["lm", experiment.lm.model_dump(), experiment.budget, False])
+                lm = self._cache.pop(key, None)
+                if hasattr(lm, "close"):
+                    lm.close()
+                del lm
+        _release_memory()
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""
@@ -153,7 +168,7 @@ class Resources:
         """Return the classifier; `lm` replaces the experiment's LM where one is used."""
         if settings.uses_lm:
             return open_prompt_classifier(settings, experiment.task, lm or self.lm(experiment))
-        return cached_classifier(settings, tuple(experiment.task.classes))
+        return self.executor.open_classifier(settings, tuple(experiment.task.classes))
 
     def classifier_or_unavailable(
         self, experiment: Experiment, settings: ClassifierSettings
@@ -222,6 +237,14 @@ class Resources:
                 self._cache[name] = create()
             resource: Resource = self._cache[name]
         return resource
+
+
+def _release_memory() -> None:
+    """Give the memory of models that nobody uses any longer back to the system and the GPU."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def existing_journals(outputs: Sequence[Path], own: Path | None = None) -> list[Path]:

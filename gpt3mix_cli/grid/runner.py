@@ -1,12 +1,12 @@
 """Runs the stages over the cells of an experiment."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..augment import augment
+from ..data import Splits
 from ..errors import Callbacks, StoppedShort, UserError
 from ..files import STDIO
 from ..layout import Cell, Layout, TrialKey
@@ -19,18 +19,19 @@ from ..train import (
     TrialExecutor,
     TrialJob,
     TrialRunner,
+    cached_classifier,
     run_serially,
     train,
     train_with_best_weight,
 )
 from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
-from .executors.processes import count_fitting_workers
+from .executors.opener import ExecutorOptions
 from .expected_trials import expected_trials
 from .finished_trials import keep_trained_rows
-from .recognition import split_finished
 from .resources import OpenJournal, Resources
 from .row_reader import RowReader, refuse_overwrite, refuse_test_rows
+from .schedule import Outcome, run_steps
 from .steps import (
     REAL_ROWS_ONLY,
     AugmentStep,
@@ -39,8 +40,6 @@ from .steps import (
     SubsampleStep,
     TrainStep,
     cell_steps,
-    run_in_parallel,
-    run_or_stop,
 )
 
 if TYPE_CHECKING:
@@ -57,8 +56,10 @@ class Grid:
         options: command line, `force` and callbacks of every stage.
         jobs: number of trials at the same time; None for as many as the machine holds.
         tensorboard: folder for the epochs of all trials; None for no such logs.
+        executor: where trials run.
         layout: where the files of each cell are.
         resources: data, LM, augmenters and classifiers.
+        outcomes: the steps that have run, and their results.
     """
 
     experiments: Sequence[Experiment]
@@ -66,8 +67,10 @@ class Grid:
     options: StageOptions = field(default_factory=StageOptions)
     jobs: int | None = None
     tensorboard: Path | None = None
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     layout: Layout = field(init=False)
     resources: Resources = field(init=False)
+    outcomes: list[Outcome] = field(init=False, default_factory=list)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
     _reader: RowReader = field(init=False)
     _by_variant: dict[int, Experiment] = field(init=False)  # by the id of its variant
@@ -179,7 +182,7 @@ class Grid:
         """Draw a cell's real rows."""
         experiment = self.experiment(cell)
         return subsample(
-            self.resources.keep_splits(experiment, cell.data_seed),
+            self._splits(cell),
             experiment.task.classes,
             DrawOptions(cell.level, experiment.subsample.master_seed, cell.data_seed),
             output or self.layout.train_path(cell),
@@ -237,6 +240,12 @@ class Grid:
                     self._empty_outputs.add(output)
                 raise
 
+    def _splits(self, cell: Cell) -> Splits:
+        chosen = self.experiment(cell), cell.data_seed
+        if self.options.only_checks:
+            return self.resources.splits(*chosen)
+        return self.resources.keep_splits(*chosen)
+
     def train(self, step: TrainStep, executor: TrialExecutor = run_serially) -> StageResult:
         """Run the trials of a step, and save the best model if the step says where.
 
@@ -263,17 +272,19 @@ class Grid:
         base = default if output == STDIO else output
         runner, journal = self._trial_runner(step, base, synthetic)
         executor = executor if classifier.runs_in_parallel else run_serially
-        with journal:
-            if classifier.targets.chooses_weight and synthetic:
-                result = run_or_stop(
-                    train_with_best_weight, runner, trials, output, base, self.options, executor
-                )
-            else:
-                result = run_or_stop(train, runner, trials, output, self.options, executor)
-        if not is_stop_requested():
-            self._save_model(step, runner, output)
-        if isinstance(result, StoppedShort):
-            raise result
+        try:
+            with journal:
+                if classifier.targets.chooses_weight and synthetic:
+                    result = train_with_best_weight(
+                        runner, trials, output, base, self.options, executor
+                    )
+                else:
+                    result = train(runner, trials, output, self.options, executor)
+        except StoppedShort:
+            if not is_stop_requested():
+                self._save_model(step, runner, output)  # of the trials that succeeded
+            raise
+        self._save_model(step, runner, output)
         return result
 
     def _trials_of(self, step: TrainStep) -> tuple[list[TrialJob], dict[int, Sequence[Path]]]:
@@ -295,7 +306,7 @@ class Grid:
         splits = self.resources.splits(experiment, cell.data_seed)
         if step.input is None:
             refuse_test_rows(self.layout.train_path(cell), real, splits)
-        self.resources.keep_splits(experiment, cell.data_seed)
+        self._splits(cell)
         reads_journals = settings.uses_lm and not self.options.only_checks
         others = self.trials_paths_of_variants(cell, settings) if reads_journals else ()
         classifier, journal = self.resources.classifier_with_cache(
@@ -315,47 +326,40 @@ class Grid:
         if step.save_model is None or settings.uses_lm or runner.failure_reason:
             return
         rows = list(read_records(output, Trial))
+        here = cached_classifier(settings, tuple(runner.classes))
+        if runner.classifier is not here:  # the trials ran elsewhere
+            runner.classifier, runner.fitted_trial = here, None
         if any(row.status == "ok" for row in rows):
             name, columns = self.layout.name, self.experiment(step.cell).task.columns
             save_model(runner, rows, settings, step.save_model, columns, self.callbacks, name)
 
     # All cells -----------------------------------------------------------------------------------
 
+    def steps(self) -> list[Step]:
+        """Return the steps of a run, in the order of their dependencies."""
+        steps = [step for cell in self.cells() for step in cell_steps(self.experiment(cell), cell)]
+        # Labels come last: if the budget ends, synthetic rows were paid for first.
+        return sorted(steps, key=lambda step: isinstance(step, TrainStep) and step.uses_lm)
+
     def run(self) -> Iterator[StepResult]:
         """Run every stage of every cell; yield each result as it comes.
 
-        A step that stops short does not stop the others.
+        A step that fails does not stop the others.
         """
         first = self.experiments[0]
         for classifier in first.classifiers:
             if not classifier.reads_synthetic_rows and len(first.methods) > 1:
                 self.callbacks.warn(f"classifier '{classifier.name}' {REAL_ROWS_ONLY}")
-        steps = [step for cell in self.cells() for step in cell_steps(self.experiment(cell), cell)]
-        # Labels come last: if the budget ends, synthetic rows were paid for first.
-        steps.sort(key=lambda step: isinstance(step, TrainStep) and step.classifier.uses_lm)
-        yield from self.run_steps(steps, "run steps")
+        yield from self.run_steps(self.steps(), "run steps")
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
-        """Run some steps; yield each result, of those up to date first.
+        """Run some steps; yield each result as it comes, and keep it in `outcomes`.
 
         The progress bar's `name` ends with ` steps`.
         """
-        finished, missing = split_finished(self, steps)
-        for step in missing:  # before the first one costs anything
-            if isinstance(step, AugmentStep) and not self.options.force:
-                keep_trained_rows(self.layout, self.experiment(step.cell), step)
-        jobs = self._count_jobs([step for step in missing if isinstance(step, TrainStep)])
-        results = (
-            (run_or_stop(self.run_step, step) for step in missing)
-            if jobs == 1
-            else run_in_parallel(missing, self.run_step, jobs, self.callbacks)
-        )
-        self.callbacks.progress(name, 0, len(steps))
-        for number, result in enumerate(itertools.chain(finished, results), 1):
-            if isinstance(result, StoppedShort):
-                self.callbacks.warn(str(result))
-            self.callbacks.progress(name, number, len(steps))
-            yield result
+        for outcome in run_steps(self, steps, name):
+            self.outcomes.append(outcome)
+            yield outcome[1]
 
     def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
         """Run one step.
@@ -371,22 +375,6 @@ class Grid:
             case TrainStep():
                 return self.train(step, executor)
         raise TypeError(step)
-
-    def _count_jobs(self, steps: Sequence[TrainStep]) -> int:
-        steps = [step for step in steps if step.classifier.runs_in_parallel]
-        experiments = {step.classifier: self.experiment(step.cell) for step in steps}
-        num_trials = sum(
-            len(self.experiment(step.cell).trials_for(step.classifier, step.cell.data_seed))
-            for step in steps
-        )
-        if self.jobs or num_trials <= 1:
-            return max(1, min(self.jobs or 1, num_trials))
-        classifiers = [
-            self.resources.classifier_or_unavailable(experiment, settings)
-            for settings, experiment in experiments.items()
-        ]
-        threads = [classifier.threads for classifier in classifiers if classifier.threads]
-        return min(count_fitting_workers(max(threads)), num_trials) if threads else 1
 
     # Report --------------------------------------------------------------------------------------
 

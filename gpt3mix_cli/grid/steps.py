@@ -1,19 +1,16 @@
-"""The steps of a run: one stage on one cell each, in order, with trainings in parallel."""
+"""The steps of a run: one stage on one cell each."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec
+from typing import ClassVar
 
-from ..errors import Callbacks, StoppedShort
+from ..errors import UserError
 from ..layout import Cell, TrialKey
 from ..records import StageResult
 from ..settings import ClassifierSettings, Experiment
-from ..stopping import stop_if_requested
-from ..train import TrialExecutor, run_serially
-from .executors.processes import ProcessExecutor
+from ..train import Classifier
+from .executors.opener import TrialDemand
 
 REAL_ROWS_ONLY = "uses real examples only, so it runs with method 'none'; other methods are skipped"
 
@@ -24,14 +21,46 @@ class SubsampleStep:
 
     cell: Cell
 
+    uses_lm: ClassVar[bool] = False
+    inputs: ClassVar[Sequence[Hashable]] = ()
+
+    @property
+    def product(self) -> Hashable:
+        """What later steps have among their `inputs`."""
+        return self.cell
+
+    def __str__(self) -> str:
+        return f"{self.cell} subsample"
+
 
 @dataclass(frozen=True)
 class AugmentStep:
-    """Write one synthetic set of a method."""
+    """Write one synthetic set of a method.
+
+    Attributes:
+        cell: the cell.
+        method: the method.
+        draw: number of the set.
+        uses_lm: whether the experiment's LM writes it.
+    """
 
     cell: Cell
     method: str
     draw: int
+    uses_lm: bool = False
+
+    @property
+    def inputs(self) -> Sequence[Hashable]:
+        """The `product` of each step that must be done before."""
+        return [self.cell]
+
+    @property
+    def product(self) -> Hashable:
+        """What later steps have among their `inputs`: all sets of the method."""
+        return self.cell, self.method
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.method}{f' draw {self.draw}' if self.draw else ''}"
 
 
 @dataclass(frozen=True)
@@ -57,14 +86,31 @@ class TrainStep:
     save_model: Path | None = None
 
     @property
+    def uses_lm(self) -> bool:
+        """Whether the classifier asks the experiment's LM."""
+        return self.classifier.uses_lm
+
+    @property
     def key(self) -> TrialKey:
         """Which trials these are."""
         return TrialKey(self.cell, self.method, self.classifier.name)
 
+    @property
+    def inputs(self) -> Sequence[Hashable]:
+        """The `product` of each step that must be done before."""
+        return [self.cell, (self.cell, self.method)]
 
-Arguments = ParamSpec("Arguments")
+    @property
+    def product(self) -> Hashable:
+        """What no other step reads."""
+        return self.key
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+
 Step = SubsampleStep | AugmentStep | TrainStep
-StepResult = StageResult | StoppedShort
+StepResult = StageResult | UserError
 
 
 def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
@@ -74,53 +120,40 @@ def cell_steps(experiment: Experiment, cell: Cell) -> Iterator[Step]:
     yield SubsampleStep(cell)
     for method in experiment.methods:
         if experiment.needs_augmentation(method, cell.data_seed):
+            with_lm = experiment.lm_settings_for(method) is not None
             for draw in experiment.draws_for(cell.data_seed):
-                yield AugmentStep(cell, method, draw)
+                yield AugmentStep(cell, method, draw, with_lm)
         for classifier in experiment.classifiers_for(method, cell.data_seed):
             yield TrainStep(cell, method, classifier)
 
 
-def run_in_parallel(
-    steps: Iterable[Step],
-    run: Callable[[Step, TrialExecutor], StageResult],
-    jobs: int,
-    callbacks: Callbacks,
-) -> Iterator[StepResult]:
-    """Run steps in order, with the trials of trainings in worker processes.
+def rows_first(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with all subsamples and synthetic sets before the first training."""
+    return sorted(steps, key=lambda step: isinstance(step, TrainStep))
 
-    A training goes on while the steps after it run; results are yielded as they come.
+
+def trial_demand(
+    steps: Sequence[Step],
+    experiment: Callable[[Cell], Experiment],
+    open_classifier: Callable[[Experiment, ClassifierSettings], Classifier],
+) -> TrialDemand:
+    """Return what the trials of some steps need, those that can run in parallel.
 
     Args:
         steps: the steps.
-        run: runs one step.
-        jobs: number of trials at the same time.
-        callbacks: for progress and warnings of the workers.
+        experiment: returns the variant of the experiment that a cell belongs to.
+        open_classifier: opens a classifier; one that cannot be opened has a reason.
     """
-    pending: set[Future[StepResult]] = set()
-    with ExitStack() as stack:
-        # Each training has a thread that only waits for its trials. On exit the processes end
-        # first: threads would wait for them without end.
-        threads = stack.enter_context(ThreadPoolExecutor(jobs))
-        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
-        processes = stack.enter_context(ProcessExecutor(jobs, callbacks))
-        for step in steps:
-            if isinstance(step, TrainStep) and step.classifier.runs_in_parallel:
-                pending.add(threads.submit(run_or_stop, run, step, processes.map))
-            else:
-                yield run_or_stop(run, step, run_serially)
-            for future in [future for future in pending if future.done()]:
-                pending.remove(future)
-                yield future.result()
-        for future in as_completed(pending):
-            yield future.result()
-
-
-def run_or_stop(
-    run: Callable[Arguments, StageResult], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> StepResult:
-    """Run a step; return its result, or why it stopped short."""
-    try:
-        stop_if_requested()
-        return run(*args, **kwargs)
-    except StoppedShort as error:
-        return error
+    trainings = [
+        step for step in steps if isinstance(step, TrainStep) and step.classifier.runs_in_parallel
+    ]
+    experiments = {step.classifier: experiment(step.cell) for step in trainings}
+    return TrialDemand(
+        list(experiments),
+        sum(
+            len(experiment(step.cell).trials_for(step.classifier, step.cell.data_seed))
+            for step in trainings
+        ),
+        experiment(steps[0].cell).resources.gpu if steps else 1.0,
+        lambda settings: open_classifier(experiments[settings], settings),
+    )

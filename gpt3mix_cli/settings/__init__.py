@@ -21,7 +21,7 @@ from .base import (
     fingerprint,
     generator,
 )
-from .experiment import LEVEL_PATTERN, Experiment, SubsampleSettings, parse_level
+from .experiment import LEVEL_PATTERN, Experiment, ResourceSettings, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .task import (
     SPLITS,
@@ -75,6 +75,7 @@ __all__ = [
     "OpenAISettings",
     "ParaphraseSettings",
     "PromptSettings",
+    "ResourceSettings",
     "SetFitSettings",
     "Settings",
     "SoftLabelTraining",

@@ -107,6 +107,20 @@ class SubsampleSettings(Settings):
         return value
 
 
+class ResourceSettings(Settings):
+    """What a trial takes of a machine; it changes no number."""
+
+    gpu: StrictFloat = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "fraction of a GPU that one trial takes: with 0.25, four trials run on it at the same "
+            "time"
+        ),
+    )
+
+
 class Experiment(Settings):
     """One experiment file."""
 
@@ -147,6 +161,9 @@ class Experiment(Settings):
         ),
     )
     budget: Budget | None = Field(None, description="budget of the language model, over all runs")
+    resources: ResourceSettings = Field(
+        ResourceSettings(), description="what a trial takes of the machine that it runs on"
+    )
     sweep: dict[str, list[Any]] = Field(
         {}, description="key -> list of values; every combination is a variant"
     )

@@ -33,6 +33,11 @@ class ClassifierBase(Settings):
         """How rows become training targets; by default their own distributions."""
         return SoftLabelTraining()
 
+    @property
+    def can_use_gpu(self) -> bool:
+        """Whether its trials run on a GPU where there is one."""
+        return False
+
 
 class SoftLabelTraining(ClassifierBase):
     """Settings of classifiers that train on soft labels; by default all rows have equal weight."""
@@ -142,6 +147,11 @@ class TransformerSettings(SoftLabelTraining):
         description="CPU threads of a trial; other threads run other trials",
     )
 
+    @property
+    def can_use_gpu(self) -> bool:
+        """Whether `device` allows a GPU of NVIDIA."""
+        return self.device.startswith(("auto", "cuda"))
+
     @model_validator(mode="after")
     def _check_preset(self) -> "TransformerSettings":
         if self.preset == "paper":
@@ -205,6 +215,11 @@ class SetFitSettings(ClassifierBase):
         le=MAX_THREADS,
         description="CPU threads of a trial; other threads run other trials",
     )
+
+    @property
+    def can_use_gpu(self) -> bool:
+        """A GPU is always used."""
+        return True
 
 
 class PromptSettings(ClassifierBase):

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NO_CALLBACKS, Callbacks
+from ...lm import open_lm
 from ...stopping import is_stop_requested
-from ...train import Result, TrialJob, WorkerDied
+from ...train import Result, TrialJob, WorkerDied, cached_classifier
 
 MEMORY_PER_WORKER = 4e9  # bytes: BERT-base, its gradients and its optimizer's state
 MAX_START_S = 5  # that an end waits for a worker that is starting
@@ -54,7 +55,7 @@ def count_fitting_workers(threads: int) -> int:
 
 
 class ProcessExecutor:
-    """Worker processes as a context manager; `map` is a `train.TrialExecutor`.
+    """Worker processes; see `Executor`.
 
     Several threads may call `map` at the same time; they share the workers. Workers start when
     they are first needed.
@@ -62,9 +63,17 @@ class ProcessExecutor:
     Args:
         count: number of workers.
         callbacks: for progress and warnings of the trials.
+        shares_memory: see `Executor`.
     """
 
-    def __init__(self, count: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
+    parallel_sets = 0  # the LM is in this process
+    open_classifier = staticmethod(cached_classifier)
+    open_lm = staticmethod(open_lm)
+
+    def __init__(
+        self, count: int, callbacks: Callbacks = NO_CALLBACKS, shares_memory: bool = False
+    ) -> None:
+        self.parallel_trainings, self.shares_memory = count, shares_memory
         self._callbacks = callbacks
         self._free_workers = threading.Semaphore(count)
         self._lock = threading.Lock()

@@ -1,0 +1,58 @@
+"""The outcome of a run as a JUnit file, which CI systems show: a test case for each cell."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from ..errors import UserError
+from ..files import atomic_write
+from ..layout import Cell
+from ..records import StageResult
+
+if TYPE_CHECKING:
+    from .runner import Grid
+
+
+def write_junit(path: Path, grids: "Sequence[Grid]") -> None:
+    """Write a file with a test suite for each experiment and a test case for each cell.
+
+    A cell fails if one of its steps did; its time is that of its steps, also of those that were
+    up to date.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    root = ElementTree.Element("testsuites")
+    for grid in grids:
+        root.append(_suite(grid))
+    ElementTree.indent(root)
+    with atomic_write(path) as stream:
+        stream.write(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+        stream.write(b"\n")
+
+
+def _suite(grid: "Grid") -> ElementTree.Element:
+    failures: dict[Cell, list[UserError]] = {cell: [] for cell in grid.cells()}
+    seconds = dict.fromkeys(failures, 0.0)
+    for step, result in grid.outcomes:
+        if isinstance(result, StageResult):
+            seconds[step.cell] += result.manifest.seconds or 0.0
+        else:
+            failures[step.cell].append(result)
+    suite = ElementTree.Element("testsuite", name=grid.layout.name)
+    for cell, errors in failures.items():
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=grid.layout.name,
+            name=str(cell),
+            time=f"{seconds[cell]:.3f}",
+        )
+        if errors:
+            failure = ElementTree.SubElement(case, "failure", message=errors[0].message)
+            failure.text = "\n\n".join(map(str, errors))
+    suite.set("tests", str(len(failures)))
+    suite.set("failures", str(sum(map(bool, failures.values()))))
+    suite.set("time", f"{sum(seconds.values()):.3f}")
+    return suite

@@ -1,0 +1,137 @@
+"""Failed steps: others go on past them, they are tried once more, and the end lists them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from gpt3mix_cli.cli import main
+from gpt3mix_cli.config import load_experiments
+from gpt3mix_cli.errors import OutputError, StoppedShort, UserError
+from gpt3mix_cli.grid import AugmentStep, Grid, Step, SubsampleStep
+from gpt3mix_cli.records import StageResult
+from gpt3mix_cli.train import TrialExecutor, run_serially
+
+CONFIG = """\
+name: films
+task: {data: {kind: demo}, labels: [pos, neg]}
+subsample: {levels: [2/class], seeds: 2, validation: 4}
+baselines: [{kind: eda}]
+classifiers: [{kind: linear}]
+trials: 2
+"""
+
+
+class FlakyGrid(Grid):
+    """A grid whose steps fail as often as a test says."""
+
+    failures: dict[str, int]
+    calls: Counter[str]
+    error: UserError = StoppedShort("the server is away", "start it")
+
+    def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
+        if not self.options.only_checks:
+            self.calls[str(step)] += 1
+            if self.failures.get(str(step), 0) >= self.calls[str(step)]:
+                raise self.error
+        return super().run_step(step, executor)
+
+
+def flaky(tmp_path: Path, **failures: int) -> FlakyGrid:
+    (tmp_path / "films.yaml").write_text(CONFIG)
+    grid = FlakyGrid(load_experiments(tmp_path / "films.yaml"), tmp_path / "results", jobs=1)
+    grid.calls = Counter()
+    grid.failures = {f"2/class seed {name[1]} {name[3:]}": n for name, n in failures.items()}
+    return grid
+
+
+def test_a_step_that_fails_once_is_tried_again_after_the_others(tmp_path: Path) -> None:
+    grid = flaky(tmp_path, s0_eda=1)
+    results = list(grid.run())
+    assert all(isinstance(result, StageResult) for result in results)
+    assert len(results) == len(grid.steps())
+    # Its training waited for it, and no other one did.
+    ended = [str(step) for step, _ in grid.outcomes]
+    assert ended[-2:] == ["2/class seed 0 eda", "2/class seed 0 eda + linear"]
+    assert grid.calls["2/class seed 0 eda"] == 2
+    assert grid.calls["2/class seed 0 eda + linear"] == 1
+
+
+def test_what_fails_twice_is_listed_and_the_same_command_resumes(tmp_path: Path) -> None:
+    grid = flaky(tmp_path, s0_subsample=2)
+    grid.error = UserError("data.csv: no such file", "give its path")
+    failed = [result for result in grid.run() if isinstance(result, UserError)]
+    # The subsample, its synthetic set, and two trainings.
+    assert [error.message.split(":")[0] for error in failed] == [
+        "data.csv",
+        "2/class seed 0 eda",
+        "2/class seed 0 none + linear",
+        "2/class seed 0 eda + linear",
+    ]
+    assert len(list((tmp_path / "results").rglob("trials/*.linear.jsonl"))) == 2
+    again = flaky(tmp_path)
+    assert all(isinstance(result, StageResult) for result in again.run())
+    assert set(again.calls) == {name for name in map(str, grid.steps()) if "seed 0" in name}
+
+
+def test_no_further_step_begins_where_nothing_can_be_written(tmp_path: Path) -> None:
+    grid = flaky(tmp_path, s0_subsample=1)
+    grid.error = OutputError("train.jsonl: cannot be written: No space left on device")
+    with pytest.raises(OutputError):
+        list(grid.run())
+    assert set(grid.calls) == {"2/class seed 0 subsample"}
+
+
+def test_a_dry_run_lists_the_steps_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = flaky(tmp_path)
+    rows = [step for step in grid.steps() if isinstance(step, SubsampleStep | AugmentStep)]
+    list(grid.run_steps(rows[:2], "run steps"))
+    before = sorted(tmp_path.rglob("*"))
+    command = ["run", str(tmp_path / "films.yaml"), "--out", str(tmp_path / "results")]
+    assert main([*command, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:10].strip() for line in lines].count("up to date") == 2
+    assert [line[12:] for line in lines] == list(map(str, grid.steps()))
+    assert main([*command, "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["steps"]) == len(lines)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_task_without_test_rows_keeps_no_division(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n} of {n % 2}", "label": str(n % 2)} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = CONFIG.replace("{kind: demo}", "{kind: files, train: rows.jsonl}")
+    (tmp_path / "films.yaml").write_text(text.replace("[pos, neg]", '["0", "1"]'))
+    out = tmp_path / "results"
+    assert main(["run", str(tmp_path / "films.yaml"), "--out", str(out), "--dry-run"]) == 0
+    assert not out.exists()
+
+
+def test_a_junit_file_has_a_case_for_each_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "films.yaml").write_text(CONFIG)
+    (tmp_path / "task.csv").write_text("text,label\n")
+    broken = CONFIG.replace("films", "broken").replace(
+        "{kind: demo}", "{kind: files, train: task.csv, test: task.csv}"
+    )
+    (tmp_path / "broken.yaml").write_text(broken)
+    configs = [str(tmp_path / name) for name in ("broken.yaml", "films.yaml")]
+    out = ["--out", str(tmp_path / "results"), "--junit", str(tmp_path / "junit.xml")]
+    assert main(["run", *configs, *out]) == 2
+    suites = {
+        suite.get("name"): suite for suite in ElementTree.parse(tmp_path / "junit.xml").getroot()
+    }
+    assert {name: suite.get("failures") for name, suite in suites.items()} == {
+        "broken": "2",
+        "films": "0",
+    }
+    assert [case.get("name") for case in suites["films"]] == ["2/class seed 0", "2/class seed 1"]
+    failure = suites["broken"].find("testcase/failure")
+    assert failure is not None
+    assert "task.csv" in failure.get("message", "")
+    assert "task.csv" in capsys.readouterr().err
