@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import re
-import sys
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -97,7 +96,9 @@ def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any)
     """
     from transformers import dynamic_module_utils
 
-    transformers = sys.modules["transformers"]  # which replaces itself during another's import
+    transformers = importlib.import_module(
+        "transformers"
+    )  # which replaces itself during another's import
     # Some models load parts by themselves, and the library would ask about those on stdin.
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     if "gguf_file" not in options:

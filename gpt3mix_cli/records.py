@@ -5,17 +5,13 @@ keys are kept. Labels are the task's class names, not the label tokens. Errors n
 line. Files are read as a stream: they may be larger than memory.
 """
 
-import functools
 import hashlib
-import importlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,8 +38,8 @@ from .errors import (
 from .files import PRIVATE, STDIO, atomic_write, hash_file
 from .jsonl import read_objects, to_json
 from .layout import manifest_path
+from .machine import machine
 
-COMPUTING_PACKAGES = ("numpy", "scikit-learn", "torch", "transformers")
 SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's probabilities
 
 
@@ -353,20 +349,6 @@ def hash_rows(rows: Iterable[Example]) -> str:
     for row in rows:
         digest.update(to_json([row.id, row.text, row.label]).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def machine() -> dict[str, str]:
-    """Return the versions of the libraries that compute, and the number of threads."""
-    if "torch" not in sys.modules:
-        return _versions()
-    # Another thread may be importing it: this waits until all of it is there.
-    torch = importlib.import_module("torch")
-    return _versions() | {"threads": str(torch.get_num_threads())}
-
-
-@functools.cache  # thousands of manifests have them
-def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in COMPUTING_PACKAGES}
 
 
 def read_manifest(output: Path) -> Manifest | None:

@@ -6,10 +6,10 @@ from ..layout import TrialKey
 
 if TYPE_CHECKING:
     from ..report import ExpectedTrials
-    from .runner import Grid
+    from .stages import Stages
 
 
-def expected_trials(grid: "Grid") -> "list[ExpectedTrials]":
+def expected_trials(grid: "Stages") -> "list[ExpectedTrials]":
     """Return the trials files of all cells, whether they exist or not."""
     from ..report import ExpectedTrials
 

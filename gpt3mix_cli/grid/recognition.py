@@ -10,10 +10,10 @@ from ..records import OutOfDate, StageResult
 from .steps import Step, TrainStep
 
 if TYPE_CHECKING:
-    from .runner import Grid
+    from .stages import Stages
 
 
-def step_states(grid: "Grid") -> list[tuple[Step, bool]]:
+def step_states(grid: "Stages") -> list[tuple[Step, bool]]:
     """Return every step of a run, and whether its output is up to date; nothing is written."""
     finished, _ = split_finished(grid, steps := grid.steps())
     up_to_date = {id(step) for step, _ in finished}
@@ -21,7 +21,7 @@ def step_states(grid: "Grid") -> list[tuple[Step, bool]]:
 
 
 def split_finished(
-    grid: "Grid", steps: Sequence[Step]
+    grid: "Stages", steps: Sequence[Step]
 ) -> tuple[list[tuple[Step, StageResult]], list[Step]]:
     """Return the steps that are up to date with their results, and the other steps.
 

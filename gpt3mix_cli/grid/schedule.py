@@ -29,12 +29,12 @@ from .steps import (
 )
 
 if TYPE_CHECKING:
-    from .runner import Grid
+    from .stages import Stages
 
 Outcome = tuple[Step, StepResult]
 
 
-def run_steps(grid: "Grid", steps: Sequence[Step], name: str) -> Iterator[Outcome]:
+def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Outcome]:
     """Run some steps; yield each with its result, first those that are up to date.
 
     Args:
@@ -65,7 +65,7 @@ def run_steps(grid: "Grid", steps: Sequence[Step], name: str) -> Iterator[Outcom
 
 
 def _run_round(
-    grid: "Grid", steps: Sequence[Step], attempts: "Attempts", name: str, done: int = 0
+    grid: "Stages", steps: Sequence[Step], attempts: "Attempts", name: str, done: int = 0
 ) -> Iterator[Outcome]:
     if not steps:
         return

@@ -21,6 +21,7 @@ from ..existing_outputs import (
 )
 from ..files import STDIO, append, exclusive_writer
 from ..layout import history_path
+from ..machine import machine
 from ..records import (
     Manifest,
     Row,
@@ -28,7 +29,6 @@ from ..records import (
     StageResult,
     Trial,
     finish_output,
-    machine,
     read_manifest,
     read_records,
     to_json_line,

@@ -16,7 +16,7 @@ from typing import Any
 from ... import __version__
 from ...errors import Callbacks, StoppedShort, UserError, first_line
 from ...lm import LM, open_lm
-from ...records import machine
+from ...machine import machine
 from ...settings import LocalLMSettings, TrainableSettings
 from ...train import Classifier, TrialJob, cached_classifier
 
