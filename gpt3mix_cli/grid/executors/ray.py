@@ -11,9 +11,11 @@ import io
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,25 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns of a change to come
 }
 MESSAGES = 10_000  # progress and warnings that wait for the driver; further ones are dropped
+NO_CLUSTER = "start one with `ray start --head`, or leave out --address"
+CONNECT_S = 10.0
 START_S = 120.0  # until a node has started a worker
 DIED_EACH_TIME = f"{WORKER_DIED} (tried {MAX_TRIES} times, on any node)"
+
+
+def check_reachable(address: str | None) -> None:
+    """Make sure that something answers at a `HOST:PORT`: Ray would try for many minutes.
+
+    Raises:
+        UserError: if nothing does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return  # such as `auto`
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at {address}: {first_line(error)}", NO_CLUSTER) from None
 
 
 def trial_resources(demand: TrialDemand, has_gpus: bool) -> dict[str, float]:
@@ -127,22 +146,21 @@ class RayExecutor:
     def _connect(self) -> None:
         import ray
 
+        address = self._options.address or os.environ.get("RAY_ADDRESS")
+        check_reachable(address)
         handler = signal.getsignal(signal.SIGTERM)
         # Ray prints the end of a node's log to stdout, which is for results.
         self._streams.enter_context(contextlib.redirect_stdout(io.StringIO()))
         try:
             ray.init(
-                address=self._options.address,
+                address=address,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            address = self._options.address or os.environ.get("RAY_ADDRESS") or "this machine"
-            raise UserError(
-                f"no Ray cluster at {address}: {first_line(error)}",
-                "start one with `ray start --head`, or leave out --address",
-            ) from None
+            place = address or "this machine"
+            raise UserError(f"no Ray cluster at {place}: {first_line(error)}", NO_CLUSTER) from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has set its own
 
@@ -284,7 +302,7 @@ class RayExecutor:
                         self._workers.release(worker)
                         yield job, result
                 if self._workers.is_closed:
-                    return
+                    raise BrokenExecutor("the run has ended")  # no result, so no finished file
         finally:
             if not self._workers.is_closed:
                 for _, _, worker in running.values():
