@@ -96,9 +96,7 @@ def load_pretrained(part: str, model: str, what: str, hint: str, **options: Any)
     """
     from transformers import dynamic_module_utils
 
-    transformers = importlib.import_module(
-        "transformers"
-    )  # which replaces itself during another's import
+    transformers = importlib.import_module("transformers")  # it replaces itself when imported
     # Some models load parts by themselves, and the library would ask about those on stdin.
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     if "gguf_file" not in options:

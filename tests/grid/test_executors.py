@@ -24,7 +24,7 @@ from gpt3mix_cli.grid.executors.opener import (
 )
 from gpt3mix_cli.grid.executors.processes import ProcessExecutor
 from gpt3mix_cli.grid.executors.protocol import SerialExecutor
-from gpt3mix_cli.grid.steps import StepRun
+from gpt3mix_cli.grid.schedule import StepRun
 from gpt3mix_cli.layout import Cell
 from gpt3mix_cli.settings import (
     LinearSettings,
@@ -150,7 +150,7 @@ class Recorder:
             lambda step: self.events.append("lm opens"),
             lambda: self.events.append("lm closes"),
         )
-        return list(run.results(steps))
+        return [result for _, result in run.results(steps)]
 
 
 def steps_of(*cells: Cell) -> list[Step]:
@@ -171,7 +171,7 @@ def test_the_lm_is_closed_after_its_last_set_and_trainings_follow(
     def recorded(self: Grid, step: Step, *executor: Any) -> Any:
         result = run_step(self, step, *executor)
         names = [type(item).__name__ for item in self.resources._cache.values()]
-        order.append((type(step).__name__, "LocalLM" in names))
+        order.append((type(step).__name__, "KnownLM" in names))
         return result
 
     monkeypatch.setattr(Grid, "run_step", recorded)

@@ -219,7 +219,8 @@ def test_combinations_that_failed_are_named(
         "tiny with none",
         "tiny with eda",
     ]
-    assert saved["verdict"][-1].startswith("Not finished: tiny with none (1 of 1 trials failed")
+    assert saved["verdict"][-1].startswith("Not finished: tiny with none (")
+    assert "model 'absent' cannot be loaded" in saved["verdict"][-1]
     assert json.loads(captured.out)["unfinished"] == saved["unfinished"]
     card = (tmp_path / "model" / "README.md").read_text()
     assert saved["verdict"][-1] in card

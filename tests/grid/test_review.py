@@ -109,6 +109,8 @@ def test_a_run_goes_on_with_the_reviewed_rows_and_does_not_replace_them(
     assert line in page
     assert run("train", "--method", "aeda", "--save-model", "model") == 0
     assert "a person has edited 1 and removed 0" in Path("model/README.md").read_text("utf-8")
+    for path in TRIALS.parent.iterdir():  # finished trials stop it in any case
+        path.unlink()
     assert run("baseline", "--method", "aeda", "--ratio", "2") == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "has rows that a person has reviewed; different now: ratio 1.0 -> 2.0" in error

@@ -25,6 +25,7 @@ from ...errors import NO_CALLBACKS, Callbacks, UserError, first_line, in_progres
 from ...lm import LM, costs_money, open_lm
 from ...records import Augmented, Example
 from ...settings import Budget, LMSettings, TrainableSettings, fingerprint
+from ...stopping import is_stop_requested
 from ...train import (
     Classifier,
     EpochCallback,
@@ -277,7 +278,9 @@ class RayExecutor:
         content = ray.put(pickle.dumps(function))
         waiting, running = [(job, 1) for job in jobs], dict[Any, tuple[TrialJob, int, Any]]()
         try:
-            while waiting or running:
+            while running or (waiting and not is_stop_requested()):
+                if is_stop_requested():
+                    waiting.clear()
                 while waiting and (worker := self._workers.take(len(waiting))):
                     job, number = waiting.pop(0)
                     reference = worker.run.remote(content.hex(), [content], job)
