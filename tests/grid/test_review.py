@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_the_reviewed_rows_and_does_not_replace_them(
         path.unlink()
     assert run("baseline", "--method", "aeda", "--ratio", "2") == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "has rows that a person has reviewed; different now: ratio 1.0 -> 2.0" in error
+    assert "has rows that a person has reviewed; different now: augment.ratio 1.0 -> 2.0" in error
     assert "then --apply" not in error
     assert SET.read_bytes() == reviewed
 
