@@ -1,26 +1,29 @@
 """The trials files that a config asks for, as the report needs them."""
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..layout import TrialKey
+from ..layout import Cell, Layout, TrialKey
+from ..settings import Experiment
 
 if TYPE_CHECKING:
     from ..report import ExpectedTrials
-    from .runner import Grid
 
 
-def expected_trials(grid: "Grid") -> "list[ExpectedTrials]":
+def expected_trials(
+    cells: Iterable[Cell], experiment_of: Callable[[Cell], Experiment], layout: Layout
+) -> "list[ExpectedTrials]":
     """Return the trials files of all cells, whether they exist or not."""
     from ..report import ExpectedTrials
 
     expected = []
-    for cell in grid.cells():
-        experiment = grid.experiment(cell)
+    for cell in cells:
+        experiment = experiment_of(cell)
         for classifier in experiment.classifiers:
             count = len(experiment.trials_for(classifier, cell.data_seed))
             expected += [
                 ExpectedTrials(
-                    grid.layout.trials_path(TrialKey(cell, method, classifier.name)),
+                    layout.trials_path(TrialKey(cell, method, classifier.name)),
                     count,
                     cell.task,
                     cell.level,

@@ -1,5 +1,6 @@
 """Runs the stages over the cells of an experiment."""
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -334,7 +335,7 @@ class Grid:
 
     def run_steps(self, steps: Sequence[Step], name: str) -> Iterator[StepResult]:
         """Run some steps; yield each result as it comes, those up to date first. `name`: shown."""
-        finished, missing = split_finished(self, steps)
+        finished, missing = self.split_finished(steps)
         jobs = self._count_jobs([step for step in missing if isinstance(step, TrainStep)])
         results = (
             (run_or_stop(self.run_step, step) for step in missing)
@@ -348,12 +349,16 @@ class Grid:
             self.callbacks.progress(name, number, len(steps))
             yield result
 
-    def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
-        """Run one step.
+    def split_finished(self, steps: Sequence[Step]) -> tuple[list[StageResult], list[Step]]:
+        """Return the results of the steps that are up to date, and the other steps."""
+        if self.options.force:
+            return [], list(steps)
+        checking = copy.copy(self)  # with the same data and models
+        checking.options = replace(self.options, only_checks=True)
+        return split_finished(steps, checking.run_step)
 
-        Raises:
-            StoppedShort: if it could not do all of its work.
-        """
+    def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
+        """Run one step; raise StoppedShort if it could not do all of its work."""
         match step:
             case SubsampleStep(cell):
                 return self.subsample(cell)
@@ -383,7 +388,7 @@ class Grid:
 
     def expected_trials(self) -> "list[ExpectedTrials]":
         """Return the trials files that the config asks for, whether they exist or not."""
-        return expected_trials(self)
+        return expected_trials(self.cells(), self.experiment, self.layout)
 
     def report(self, output: Path | None = None) -> "Report":
         """Report on the trials of all cells, missing ones included."""
