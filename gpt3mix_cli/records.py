@@ -46,7 +46,7 @@ SUM_TOLERANCE = 1e-3  # largest difference between 1 and the sum of a row's prob
 class Record(BaseModel):
     """Base of all records: frozen, and unknown keys are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Example(Record):

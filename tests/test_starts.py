@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
-from gpt3mix_cli.grid.recognition import split_finished
 from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.lm import open_lm
 from gpt3mix_cli.lm.opened_lm import KnownLM
+from gpt3mix_cli.report.charts import Chart, Point, SeriesStyle
+from gpt3mix_cli.report.render import plots
+from gpt3mix_cli.report.render.plot_files import write_plots
 from gpt3mix_cli.settings import (
     LinearSettings,
     LocalLMSettings,
@@ -173,8 +176,8 @@ def test_a_read_only_cache_costs_time_only(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "file").write_text("weights")
     monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "file"))  # no folder can be in there
     for _ in range(2):
-        opened = OpenedModel({}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
-        assert opened.is_opened
+        known = OpenedModel({}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
+        assert known.is_opened
         assert len(hash_large_file(tmp_path / "file")) == 64
 
 
@@ -216,7 +219,7 @@ def finished(tmp_path: Path) -> Callable[[], Grid]:
 def names(grid: Grid) -> tuple[list[str], list[str]]:
     """Return the outputs that are up to date, and the kinds of the other steps."""
     steps = [step for cell in grid.cells() for step in cell_steps(grid.experiment(cell), cell)]
-    results, missing = split_finished(grid, steps)
+    results, missing = grid.split_finished(steps)
     return [result.output.name for result in results], [type(step).__name__ for step in missing]
 
 
@@ -258,3 +261,30 @@ def test_force_recognises_nothing(finished: Callable[[], Grid]) -> None:
     grid = finished()
     grid.options = grid.options.__class__(force=True)
     assert names(grid)[0] == []
+
+
+# Plots -------------------------------------------------------------------------------------------
+
+
+def test_plots_are_drawn_again_only_if_chart_or_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = Chart("accuracy", "Accuracy", "interval", "n", "%", [Point("", "eda", 8.0, 0.5)], "")
+    styles = {"eda": SeriesStyle(1, 1)}
+    drawn, draw = list[str](), plots.plot_files
+
+    def count(charts: Sequence[Chart], styles: plots.Styles) -> Iterator[tuple[str, bytes]]:
+        drawn.extend(chart.title for chart in charts)
+        return draw(charts, styles)
+
+    monkeypatch.setattr(plots, "plot_files", count)
+    for _ in range(2):
+        write_plots([chart], styles, tmp_path)
+    before = (tmp_path / "accuracy.svg").read_bytes()
+    assert drawn == ["Accuracy"]
+    (tmp_path / "accuracy.svg").write_bytes(before + b" ")
+    write_plots([chart], styles, tmp_path)
+    assert drawn == ["Accuracy"] * 2
+    assert (tmp_path / "accuracy.svg").read_bytes() == before
+    write_plots([replace(chart, title="Other")], styles, tmp_path)
+    assert drawn == [*["Accuracy"] * 2, "Other"]

@@ -29,7 +29,7 @@ from .load_trials import load_trials, refuse_unfair
 from .model import ReportInput, ReportOptions, Result
 from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
-from .render import data, latex, markdown, page, plots
+from .render import data, latex, markdown, page, plot_files
 from .verdict import judge_methods, verdict_table
 
 # Text files of a report; the first one is named at the end of a run.
@@ -67,8 +67,7 @@ def report(
     """
     result = build_report(inputs, output, options, callbacks)
     _write(output, REPORT_FILES, result)
-    for name, content in plots.plot_files(result.charts, result.styles):
-        _write_file(output / name, content)
+    plot_files.write_plots(result.charts, result.styles, output)
     return result
 
 
@@ -106,7 +105,7 @@ def build_report(
     charts = build_charts(results, comparisons, artifacts)
     return Report(
         title=inputs.name,
-        files=[output / name for name in (*REPORT_FILES, *plots.file_names(charts))],
+        files=[output / name for name in (*REPORT_FILES, *plot_files.file_names(charts))],
         remarks=remarks,
         verdict=verdict,
         verdicts=verdicts,

@@ -56,11 +56,6 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def file_names(charts: Iterable[Chart]) -> list[str]:
-    """Return the names of the files, a PNG and an SVG a chart."""
-    return [f"{chart.name}.{form}" for chart in charts for form in METADATA]
-
-
 def plot_files(charts: Sequence[Chart], styles: Styles) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of each file."""
     for chart in charts:
