@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .expected_trials import expected_trials
-from .schedule import Outcome, run_steps
+from .schedule import FinishedStep, run_steps
 from .stages import Stages
 from .steps import REAL_ROWS_ONLY, Step, StepResult
 
@@ -22,7 +22,7 @@ class Grid(Stages):
         outcomes: the steps that have run, and their results.
     """
 
-    outcomes: list[Outcome] = field(init=False, default_factory=list)
+    outcomes: list[FinishedStep] = field(init=False, default_factory=list)
 
     def run(self) -> Iterator[StepResult]:
         """Run every stage of every cell; yield each result as it comes.

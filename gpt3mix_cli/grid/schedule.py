@@ -31,10 +31,10 @@ from .steps import (
 if TYPE_CHECKING:
     from .stages import Stages
 
-Outcome = tuple[Step, StepResult]
+FinishedStep = tuple[Step, StepResult]
 
 
-def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Outcome]:
+def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[FinishedStep]:
     """Run some steps; yield each with its result, first those that are up to date.
 
     Args:
@@ -66,7 +66,7 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Outc
 
 def _run_round(
     grid: "Stages", steps: Sequence[Step], attempts: "Attempts", name: str, done: int = 0
-) -> Iterator[Outcome]:
+) -> Iterator[FinishedStep]:
     if not steps:
         return
     resources = grid.resources
@@ -169,7 +169,7 @@ class StepRun:
         self._pending: dict[Future[StepResult], Step] = {}
         self._sets: dict[object, list[Future[StepResult]]] = {}
 
-    def results(self, steps: Sequence[Step]) -> Iterator[Outcome]:
+    def results(self, steps: Sequence[Step]) -> Iterator[FinishedStep]:
         """Run the steps; yield each with its result as it ends."""
         left = Counter(type(step) for step in steps if step.uses_lm)
 
