@@ -72,6 +72,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = {"include_dashboard": False, "object_store_memory": STORE}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", f"{package}{os.pathsep}{work}")  # of the nodes
         patch.syspath_prepend(str(work))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})

@@ -56,7 +56,10 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns of a change to come
 }
 MESSAGES = 10_000  # progress and warnings that wait for the driver; further ones are dropped
-NO_CLUSTER = "start one with `ray start --head`, or leave out --address"
+NO_CLUSTER = (
+    "start one with `ray start --head`, or leave out --address; if it has a token, copy "
+    "~/.ray/auth_token from its head and export RAY_AUTH_MODE=token"
+)
 CONNECT_S = 10.0
 START_S = 120.0  # until a node has started a worker
 DIED_EACH_TIME = f"{WORKER_DIED} (tried {MAX_TRIES} times, on any node)"
@@ -146,6 +149,7 @@ class RayExecutor:
 
     def _connect(self) -> None:
         import ray
+        from ray.exceptions import RayError
 
         address = self._options.address or os.environ.get("RAY_ADDRESS")
         check_reachable(address)
@@ -159,7 +163,7 @@ class RayExecutor:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             place = address or "this machine"
             raise UserError(f"no Ray cluster at {place}: {first_line(error)}", NO_CLUSTER) from None
         if threading.current_thread() is threading.main_thread():
