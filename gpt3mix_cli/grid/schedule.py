@@ -56,10 +56,13 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
             yield step, result
         elif not isinstance(result, Postponed | Interrupted):
             grid.callbacks.warn(str(result))
+    left = [step for step in missing if id(step) not in attempts.outcomes]
     again = attempts.begin_second_round(missing)
     if is_stop_requested():
-        left = sum(id(step) not in attempts.outcomes for step in missing) + len(again)
-        yield missing[-1], Interrupted(f"{INTERRUPTED}: {left} of {len(steps)} steps are left")
+        left = [*again, *left]
+        if left:
+            count = f"{len(left)} of {len(steps)} steps are left"
+            yield left[-1], Interrupted(f"{INTERRUPTED}: {count}")
     else:
         yield from _run_round(grid, again, attempts, "repeated steps")
 
