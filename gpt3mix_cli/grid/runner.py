@@ -342,12 +342,14 @@ class Grid:
             close_lm=lambda: self.resources.close_local_lms(self.experiments),
         ).results(steps)
         self.callbacks.progress(name, 0, len(steps))
-        for number, result in enumerate(results, 1):
-            if isinstance(result, StoppedShort):
-                self.callbacks.warn(str(result))
-            self.callbacks.progress(name, number, len(steps))
-            yield result
-        self.resources.executor = SerialExecutor()
+        try:
+            for number, result in enumerate(results, 1):
+                if isinstance(result, StoppedShort):
+                    self.callbacks.warn(str(result))
+                self.callbacks.progress(name, number, len(steps))
+                yield result
+        finally:
+            self.resources.executor = SerialExecutor()
 
     def run_step(self, step: Step, executor: TrialExecutor = run_serially) -> StageResult:
         """Run one step.
