@@ -8,6 +8,7 @@ worker or node that dies costs the trials that it was running, which run again e
 import contextlib
 import importlib.util
 import io
+import math
 import os
 import pickle
 import signal
@@ -252,7 +253,7 @@ class RayExecutor:
 
     # Trials --------------------------------------------------------------------------------------
 
-    def _start_workers(self, pool: WorkerPool, wanted: int) -> list[Any]:
+    def _start_workers(self, pool: WorkerPool) -> list[Any]:
         """Start the workers that fit now, at least one, which may wait for a node to join."""
         import ray
 
@@ -260,9 +261,8 @@ class RayExecutor:
         fitting = int(free.get("CPU", 0) / needed["num_cpus"])
         if needed["num_gpus"]:
             fitting = min(fitting, int(free.get("GPU", 0) / needed["num_gpus"] + 1e-6))
-        count = min(wanted, max(1, fitting))
-        if self._options.jobs:
-            count = min(count, self._options.jobs - pool.size)
+        most = min(self._options.jobs or math.inf, max(1, self._demand.num_trials))
+        count = int(min(max(1, fitting), most - pool.size))
         worker = ray.remote(TrialWorker).options(**needed)
         return [worker.remote(self._queue.actor) for _ in range(count)]
 
@@ -285,7 +285,7 @@ class RayExecutor:
             while running or (waiting and not is_stop_requested()):
                 if is_stop_requested():
                     waiting.clear()
-                while waiting and (worker := self._workers.take(len(waiting))):
+                while waiting and (worker := self._workers.take()):
                     job, number = waiting.pop(0)
                     reference = worker.run.remote(content.hex(), [content], job)
                     running[reference] = job, number, worker
