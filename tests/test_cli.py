@@ -199,6 +199,7 @@ sys.exit(max(main(command) for command in json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 def test_another_process_folder_and_hash_seed_give_the_same_bytes(
     chained: Path, mine: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_run_writes_the_same_files_as_the_commands_by_hand(
     assert len(linear_rows(tmp_path / "results")) == 20
 
 
+@pytest.mark.slow
 def test_run_writes_the_same_trials_of_an_encoder_as_the_commands_by_hand(
     chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
@@ -323,6 +325,7 @@ def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_finishes_the_next_time_with_the_same_files(
     chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
