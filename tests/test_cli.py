@@ -788,16 +788,11 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     # Typer 0.29 itself builds the parameters of a command with pydantic; our models stay out.
     assert not (HEAVY - {"pydantic"}) & set(results[-1][2])
     ours = {name for name in results[-1][2] if name.startswith("gpt3mix_cli")}
-    assert ours == {
+    assert {name for name in ours if not name.startswith("gpt3mix_cli.cli")} == {
         "gpt3mix_cli",
-        "gpt3mix_cli.cli",
-        "gpt3mix_cli.cli_fit",
-        "gpt3mix_cli.cli_hints",
-        "gpt3mix_cli.cli_init",
-        "gpt3mix_cli.cli_labels",
-        "gpt3mix_cli.cli_options",
         "gpt3mix_cli.errors",
         "gpt3mix_cli.process",
+        "gpt3mix_cli.stopping",
     }
 
 
@@ -960,7 +955,7 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
     "no class left": (
         put("train.csv", "stars,review\n5,fine\n5,good\n"),
         [],
-        ["no training row has the class 'bad'"],
+        ["the training rows have one class only: good"],
     ),
     "results under a file": (
         put("file", ""),
