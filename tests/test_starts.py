@@ -15,6 +15,7 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.recognition import split_finished
 from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.lm import open_lm
 from gpt3mix_cli.lm.opened_lm import KnownLM
@@ -219,8 +220,8 @@ def finished(tmp_path: Path) -> Callable[[], Grid]:
 def names(grid: Grid) -> tuple[list[str], list[str]]:
     """Return the outputs that are up to date, and the kinds of the other steps."""
     steps = [step for cell in grid.cells() for step in cell_steps(grid.experiment(cell), cell)]
-    results, missing = grid.split_finished(steps)
-    return [result.output.name for result in results], [type(step).__name__ for step in missing]
+    results, missing = split_finished(grid, steps)
+    return [result.output.name for _, result in results], [type(step).__name__ for step in missing]
 
 
 EACH = ["train.jsonl", "none.linear.jsonl", "eda.jsonl", "eda.linear.jsonl"]
@@ -234,19 +235,23 @@ def test_all_steps_of_a_finished_experiment_are_recognised(
 
 
 @pytest.mark.parametrize(
-    ("output", "num_done"),
-    [("train.jsonl", 0), ("trials/none.linear.jsonl", 1), ("eda.jsonl", 2)],
+    ("output", "done_before"),
+    [
+        ("train.jsonl", []),
+        ("trials/none.linear.jsonl", ["train.jsonl", "eda.jsonl", "eda.linear.jsonl"]),
+        ("eda.jsonl", ["train.jsonl", "none.linear.jsonl"]),
+    ],
 )
-def test_steps_after_a_changed_output_are_not_checked(
-    finished: Callable[[], Grid], tmp_path: Path, output: str, num_done: int
+def test_steps_that_read_a_changed_output_are_not_checked(
+    finished: Callable[[], Grid], tmp_path: Path, output: str, done_before: list[str]
 ) -> None:
     path = tmp_path / "out/small/2-per-class/seed-0" / output
     status, content = path.stat(), path.read_bytes()
     path.write_bytes(content.replace(b"0", b"1"))  # of the same size
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     done, missing = names(finished())
-    assert done == EACH[:num_done] + EACH
-    assert len(missing) == 4 - num_done
+    assert done == done_before + EACH
+    assert len(missing) == 4 - len(done_before)
 
 
 def test_a_check_makes_nothing(finished: Callable[[], Grid], tmp_path: Path) -> None:

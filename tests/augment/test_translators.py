@@ -312,6 +312,7 @@ def test_apertiums_fingerprint_is_that_of_its_version_and_data(
     for content in ("one", "another"):
         data.write_text(content)
         found.add(translator_fingerprint(own, "eng-spa"))
+    translators._apertium_version.cache_clear()
     monkeypatch.setattr(translators, "_run", lambda *_, **__: "Apertium 4\n")
     found.add(translator_fingerprint(own, "eng-spa"))
     assert len(found) == 3

@@ -100,7 +100,7 @@ def test_the_second_start_converts_nothing(file: Path, monkeypatch: pytest.Monke
     assert notes[0].startswith("converting tiny.gguf to float32, which is done once: ")
     written_at = {path: path.stat().st_mtime_ns for path in Path(first._path).iterdir()}
     # The file is not even read again: its hash is remembered.
-    monkeypatch.setattr("gpt3mix_cli.lm.local.model_cache.hash_file", pytest.fail)
+    monkeypatch.setattr("gpt3mix_cli.user_cache.hash_file", pytest.fail)
     second = local(file, Callbacks(note=notes.append))
     assert len(notes) == 1
     assert {path: path.stat().st_mtime_ns for path in Path(second._path).iterdir()} == written_at
