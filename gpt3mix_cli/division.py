@@ -132,7 +132,7 @@ def read_division(path: Path, folds: int) -> Division | None:
 
 def write_division(path: Path, division: Division) -> None:
     """Write a division, unless the file has it already."""
-    write_shared(path, json.dumps(division.model_dump(), indent=0))
+    write_shared(path, json.dumps(division.model_dump(), indent=0).encode())
 
 
 def check_test_rows(rows: Iterable[Example], known: Division, path: Path) -> None:

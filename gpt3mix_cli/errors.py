@@ -2,6 +2,7 @@
 
     UserError           exit code 2: the input is wrong (usage, config, data, a missing package)
     ├── OutputError     exit code 2: an output cannot be written, or has other settings
+    ├── OutputInUse     exit code 2: another process is writing an output
     └── StoppedShort    exit code 3: not all work is done; a new run continues where it stopped
 
 `cli` turns these into one message and an exit code. Any other exception is a bug.
@@ -77,6 +78,10 @@ class StoppedShort(UserError):
 
 class OutputError(UserError):
     """An output cannot be written, or is finished with other settings: as others would be."""
+
+
+class OutputInUse(UserError):
+    """Another process is writing an output; other steps can go on."""
 
 
 def raise_failures(results: Sequence[object]) -> None:

@@ -17,7 +17,16 @@ from typing import IO, Protocol
 
 from filelock import FileLock, Timeout
 
-from .errors import OutputError, StdoutClosed, UserError
+from .errors import (
+    NO_CALLBACKS,
+    Callbacks,
+    OutputError,
+    OutputInUse,
+    StdoutClosed,
+    UserError,
+    in_progress,
+)
+from .stopping import is_stop_requested, stop_if_requested
 
 STDIO = Path("-")
 PRIVATE = 0o600  # mode of files with what only their owner should read
@@ -65,10 +74,11 @@ def atomic_write(path: Path, mode: int = 0o666, wait: bool = False) -> Iterator[
     Args:
         path: the file.
         mode: its permissions, less those that the umask takes.
-        wait: wait for another process that is writing it, which writes the same.
+        wait: wait for another process that is writing it.
 
     Raises:
-        UserError: if the file cannot be written, or another process is writing it.
+        OutputInUse: if another process is writing it.
+        UserError: if the file cannot be written.
     """
     if path == STDIO:
         if sys.stdout is None:
@@ -105,9 +115,11 @@ def atomic_write(path: Path, mode: int = 0o666, wait: bool = False) -> Iterator[
             os.close(descriptor)
 
 
-def write_shared(path: Path, text: str) -> None:
-    """Write a file that several processes may write at the same time, all with this text."""
-    content = text.encode()
+def write_shared(path: Path, content: bytes) -> None:
+    """Write a file that several processes may write at the same time, unless it has the content.
+
+    What is unchanged is not written: finished results may be on a disk that is read-only.
+    """
     if not path.is_file() or path.read_bytes() != content:
         with atomic_write(path, wait=True) as stream:
             stream.write(content)
@@ -212,16 +224,35 @@ def _partial_folders(path: Path) -> Iterator[Path]:
     return path.parent.glob(f".{glob.escape(path.name)}.*partial/")
 
 
-def exclusive_writer(path: Path) -> contextlib.AbstractContextManager[object]:
+@contextlib.contextmanager
+def exclusive_writer(
+    path: Path, wait: bool = False, callbacks: Callbacks = NO_CALLBACKS
+) -> Iterator[None]:
     """Keep all other processes from working on an output until the block ends.
 
+    Args:
+        path: the output.
+        wait: wait for another process that is working on it, as long as it lives.
+        callbacks: show that it is waited for.
+
     Raises:
-        UserError: if another process is working on it.
+        OutputInUse: if another process is working on it, unless it is waited for.
+        Interrupted: if the wait was interrupted.
     """
     if path == STDIO:
-        return contextlib.nullcontext()
+        yield
+        return
     path = resolve_output(path)
-    return _lock(path.with_name(f".{path.name}"), path)
+    base = path.with_name(f".{path.name}")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(base, path))
+        except OutputInUse:
+            if not wait:
+                raise
+            with in_progress(callbacks, f"waiting for another process to write {path}"):
+                stack.enter_context(_lock(base, path, wait=True))
+        yield
 
 
 def resolve_output(path: Path) -> Path:
@@ -249,9 +280,11 @@ def _lock(
     lock = FileLock(lock_path, blocking=wait, thread_local=False, fallback_to_soft=False)
     with write_errors(output, hint=hint):
         try:
-            lock.acquire()
+            lock.acquire(cancel_check=is_stop_requested)
         except Timeout:
-            raise UserError(
+            if wait:
+                stop_if_requested()
+            raise OutputInUse(
                 f"{output}: another process is writing it", "wait for that run, or end it"
             ) from None
         except OSError as error:

@@ -128,7 +128,7 @@ def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
     writer = csv.writer(text)
     writer.writerow(["where", "problem", "text", "label"])
     writer.writerows([row.where, row.problem, row.text, row.label] for row in rows)
-    write_shared(path, text.getvalue())
+    write_shared(path, text.getvalue().encode())
 
 
 def _summarize(errors: Sequence[RowError], count: int, can_skip: bool) -> UserError:

@@ -224,6 +224,7 @@ class StageOptions:
         callbacks: for progress and warnings.
         has_own_output: the user named the output, so it is none of an experiment.
         only_checks: raise `OutOfDate` for an output that is not up to date, instead of making it.
+        waits: wait for another process that is writing the output, instead of an error.
     """
 
     command: Sequence[str] = ()
@@ -231,6 +232,7 @@ class StageOptions:
     callbacks: Callbacks = NO_CALLBACKS
     has_own_output: bool = False
     only_checks: bool = False
+    waits: bool = False
 
 
 class OutOfDate(Exception):

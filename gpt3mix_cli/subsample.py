@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from .data import Splits, group_by_class
 from .errors import NO_CALLBACKS, Callbacks, UserError
 from .existing_outputs import expect_output, protect_output, up_to_date_result
-from .files import STDIO
+from .files import STDIO, exclusive_writer
 from .records import (
     Example,
     StageOptions,
@@ -122,29 +123,36 @@ def subsample(
             f"level {draw.level}: no rows are left to draw from",
             "check the data, or give the task a validation split of its own",
         )
-    if not _holds(output, rows):  # the same rows may come of other data, such as of more test rows
-        protect_output(output, options, settings, inputs)
-    expect_output(output, "subsample", settings, inputs)
-    write_records(output, rows)
-    manifest = finish_output(
-        output,
-        started,
-        stage="subsample",
-        complete=True,
-        settings=settings,
-        inputs=inputs,
-        seed=draw.data_seed,
-        counts={
-            "rows": len(rows),
-            "classes": {
-                label: len(members) for label, members in group_by_class(rows, classes).items()
-            },
-            "test_rows_in_train": splits.test_rows_in_train,
-            **({"left_out": len(splits.bad_rows)} if splits.bad_rows else {}),
-        },
-        command=list(options.command),
-    )
+    with exclusive_writer(output, options.waits, options.callbacks):
+        # Another process may have drawn them in the meantime.
+        if result := up_to_date_result(output, settings, inputs, options):
+            return result
+        if not _holds(output, rows):  # other data, such as more test rows, may draw the same rows
+            protect_output(output, options, settings, inputs)
+        expect_output(output, "subsample", settings, inputs)
+        write_records(output, rows)
+        manifest = finish_output(
+            output,
+            started,
+            stage="subsample",
+            complete=True,
+            settings=settings,
+            inputs=inputs,
+            seed=draw.data_seed,
+            counts=_counts(rows, classes, splits),
+            command=list(options.command),
+        )
     return StageResult(output, manifest)
+
+
+def _counts(rows: Sequence[Example], classes: Sequence[str], splits: Splits) -> dict[str, Any]:
+    members = group_by_class(rows, classes)
+    return {
+        "rows": len(rows),
+        "classes": {label: len(group) for label, group in members.items()},
+        "test_rows_in_train": splits.test_rows_in_train,
+        **({"left_out": len(splits.bad_rows)} if splits.bad_rows else {}),
+    }
 
 
 def _holds(output: Path, rows: Sequence[Example]) -> bool:

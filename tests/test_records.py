@@ -653,7 +653,7 @@ def test_a_disk_that_cannot_be_written_needs_no_lock(
 ) -> None:
     """Results that are up to date there are found to be so."""
 
-    def acquire(lock: FileLock) -> None:
+    def acquire(lock: FileLock, **options: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(FileLock, "acquire", acquire)

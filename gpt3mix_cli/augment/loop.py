@@ -171,7 +171,7 @@ def augment(
     settings, inputs = _cache_key(augmenter, examples, quota)
     if result := up_to_date_result(output, settings, inputs, options):
         return result
-    with exclusive_writer(output):
+    with exclusive_writer(output, options.waits, options.callbacks):
         # Another process may have made it in the meantime.
         if result := up_to_date_result(output, settings, inputs, options):
             return result

@@ -1,9 +1,11 @@
 """Runs the steps of a run in the order of their dependencies, past those that fail.
 
 In the first round a step whose input failed is postponed. In the second one, after all others, what
-failed is tried once more, and what was postponed runs on what there is then.
+failed is tried once more, and what was postponed runs on what there is then. What another process
+was writing is waited for in the second round.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -11,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..errors import OutputError, StoppedShort, UserError
+from ..errors import OutputError, OutputInUse, StoppedShort, UserError
 from ..records import StageResult
 from ..stopping import INTERRUPTED, Interrupted, is_stop_requested, stop_if_requested
 from ..train import TrialExecutor, run_serially
@@ -54,9 +56,14 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
     for step, result in _run_round(grid, missing, attempts, name, len(finished)):
         if not isinstance(result, UserError):
             yield step, result
+        elif isinstance(result, OutputInUse):
+            grid.callbacks.warn(f"{result.message}; this run looks again after its other steps")
         elif not isinstance(result, Postponed | Interrupted):
             grid.callbacks.warn(str(result))
     left = [step for step in missing if id(step) not in attempts.outcomes]
+    patient = copy.copy(grid)
+    patient.options = replace(grid.options, waits=True)
+    attempts.run_step = patient.run_step
     again = attempts.begin_second_round(missing)
     if is_stop_requested():
         left = [*again, *left]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ..errors import NO_CALLBACKS, UserError
+from ..errors import NO_CALLBACKS, OutputError, UserError
 from ..files import PRIVATE, write_errors
 
 AnswerRow = tuple[str, int | None, str, str]  # key, number, request, answer
@@ -365,12 +365,13 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        hint = (
-            "wait until the other run ends"
-            if "locked" in str(error)
-            else "free some disk space or choose another folder with --out; stored answers are safe"
-        )
-        raise UserError(f"{path}: the journal cannot be written: {error}", hint) from None
+        message = f"{path}: the journal cannot be written: {error}"
+        if "locked" in str(error):
+            raise UserError(message, "wait until the other run ends") from None
+        raise OutputError(
+            message,
+            "free some disk space or choose another folder with --out; stored answers are safe",
+        ) from None
     except sqlite3.DatabaseError as error:
         raise _damaged(path, error) from None
 

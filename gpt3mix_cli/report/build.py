@@ -16,7 +16,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from ..errors import NO_CALLBACKS, Callbacks, UserError
-from ..files import atomic_write
+from ..files import write_shared
 from . import accuracy, table
 from .artifacts import label_mass_remarks, load_artifacts, review_remarks, select_samples
 from .averages import average_trials
@@ -181,11 +181,4 @@ def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Re
 
 def _write(output: Path, files: Mapping[str, Callable[[Report], str]], result: Report) -> None:
     for name, render in files.items():
-        _write_file(output / name, render(result).encode())
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    # What is unchanged is not written: published results may be on a disk that is read-only.
-    if not (path.is_file() and path.read_bytes() == content):
-        with atomic_write(path) as stream:
-            stream.write(content)
+        write_shared(output / name, render(result).encode())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Callbacks, StoppedShort, UserError
+from ..errors import Callbacks, OutputError, StoppedShort, UserError
 from ..existing_outputs import (
     back_up,
     differences_from,
@@ -71,7 +71,7 @@ def train(
     file = TrialsFile(output, runner, trials, options.command)
     if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
         return result
-    with exclusive_writer(output):
+    with exclusive_writer(output, options.waits, options.callbacks):
         # Another process may have run them in the meantime.
         if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
             return result
@@ -83,6 +83,8 @@ def train(
         try:
             # Load the classifier where the trials run, before anything that exists is replaced.
             list(executor(runner.probe, missing[:1], options.callbacks))
+        except OutputError:
+            raise  # a full disk says nothing about the classifier
         except UserError as error:
             runner.classifier = UnavailableClassifier(runner.classifier.about["kind"], error)
         if runner.failure_reason and output.exists():
@@ -179,10 +181,16 @@ class TrialsFile:
         self.rows = list(by_number.values())
         epochs = _read_intact_rows(history_path(self._path), Epoch)
         self.epochs = [epoch for epoch in epochs if epoch.trial in by_number]
-        if self.rows and manifest.machine != machine():
+        now = machine()  # threads only once torch is loaded
+        other = [
+            f"{name} {manifest.machine[name]}, now {now[name]}"
+            for name in now.keys() & manifest.machine.keys()
+            if manifest.machine[name] != now[name]
+        ]
+        if self.rows and other:
             callbacks.warn(
                 f"{self._path}: {len(self.rows)} trials from an earlier run are kept; they used "
-                f"other versions or threads ({manifest.machine}, now {machine()})"
+                f"other versions or threads ({'; '.join(sorted(other))})"
             )
 
     def protect_earlier_trials(self, options: StageOptions) -> None:

@@ -49,7 +49,7 @@ def train_with_best_weight(
     if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
         runner.weight = result.manifest.counts.get("synthetic_weight")
         return result
-    with exclusive_writer(output):
+    with exclusive_writer(output, options.waits, options.callbacks):
         # Another process may have run them in the meantime.
         if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
             runner.weight = result.manifest.counts.get("synthetic_weight")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,6 +180,29 @@ def test_a_fork_server_that_is_killed_loses_the_job_that_it_was_to_start(work: M
     ((job, outcome),) = ended
     assert job == TrialJob(3)
     assert isinstance(outcome, WorkerDied)
+
+
+def test_signals_to_the_process_group_end_nothing_that_jobs_in_flight_need(
+    work: ModuleType,
+) -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    with ProcessExecutor(1) as workers:
+        outcomes = workers.map(work.span, JOBS[:3], NO_CALLBACKS)
+        next(outcomes)
+        for process in (
+            forkserver._forkserver._forkserver_pid,  # type: ignore[attr-defined]
+            resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
+            multiprocessing.active_children()[0].pid,
+        ):
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                os.kill(process, number)
+        assert not any(isinstance(result, WorkerDied) for _, result in outcomes)
+    for process in (
+        forkserver._forkserver._forkserver_pid,  # type: ignore[attr-defined]
+        resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
+    ):
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
 
 
 def test_a_worker_that_is_killed_does_not_lose_the_job_of_another(

@@ -189,12 +189,15 @@ def _start_fork_server() -> None:
     """
     from multiprocessing import forkserver, resource_tracker
 
-    resource_tracker.ensure_running()  # it would unblock the signals
     before = {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"}
     os.environ["PYTHONSAFEPATH"] = "1"
-    # It ignores a terminal's signals only after its imports; until then they are blocked.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    # A signal to the process group must not end what trials in flight need. Python lets the two
+    # processes ignore some of the signals, and that only after their imports.
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
+        resource_tracker.ensure_running()  # it unblocks two of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

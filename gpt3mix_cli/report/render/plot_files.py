@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ... import __version__
 from ...errors import UserError
-from ...files import atomic_write, hash_file
+from ...files import atomic_write, hash_file, write_shared
 from ...settings import fingerprint
 from ...user_cache import cache_folder, file_state
 from ..charts import Chart, SeriesStyle
@@ -41,10 +41,7 @@ def write_plots(charts: Sequence[Chart], styles: Mapping[str, SeriesStyle], outp
         hashes = {}
         for name, content in plots.plot_files([chart], styles):
             path = output / name
-            # What is unchanged is not written: published results may be on a read-only disk.
-            if not (path.is_file() and path.read_bytes() == content):
-                with atomic_write(path) as stream:
-                    stream.write(content)
+            write_shared(path, content)
             hashes[name] = hash_file(path)
         with contextlib.suppress(UserError), atomic_write(record) as stream:
             stream.write(json.dumps(hashes).encode())
