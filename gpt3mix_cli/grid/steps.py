@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ..errors import UserError
 from ..layout import Cell, TrialKey
+from ..lm import costs_money
 from ..records import StageResult
 from ..settings import ClassifierSettings, Experiment
 from ..train import Classifier
@@ -137,7 +138,7 @@ def trial_demand(
     experiment: Callable[[Cell], Experiment],
     open_classifier: Callable[[Experiment, ClassifierSettings], Classifier],
 ) -> TrialDemand:
-    """Return what the trials of some steps need, those that can run in parallel.
+    """Return what the trials and sets of some steps need, those that can run in parallel.
 
     Args:
         steps: the steps.
@@ -156,4 +157,8 @@ def trial_demand(
         ),
         experiment(steps[0].cell).resources.gpu if steps else 1.0,
         lambda settings: open_classifier(experiments[settings], settings),
+        any(
+            isinstance(step, AugmentStep) and step.uses_lm and costs_money(experiment(step.cell).lm)
+            for step in steps
+        ),
     )

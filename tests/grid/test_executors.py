@@ -1,6 +1,7 @@
 """Which executor a run gets, how many trials run at a time, and in which order steps run."""
 
 import importlib.util
+import json
 import socket
 import threading
 import time
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from gpt3mix_cli import stopping
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
-from gpt3mix_cli.errors import NO_CALLBACKS, UserError
+from gpt3mix_cli.errors import NO_CALLBACKS, StoppedShort, UserError
+from gpt3mix_cli.files import STDIO, atomic_write
 from gpt3mix_cli.grid import AugmentStep, Grid, Step, SubsampleStep, TrainStep
 from gpt3mix_cli.grid.executors import opener
 from gpt3mix_cli.grid.executors.opener import (
@@ -25,14 +28,17 @@ from gpt3mix_cli.grid.executors.opener import (
 from gpt3mix_cli.grid.executors.processes import ProcessExecutor
 from gpt3mix_cli.grid.executors.protocol import SerialExecutor
 from gpt3mix_cli.grid.schedule import StepRun
+from gpt3mix_cli.grid.steps import trial_demand
 from gpt3mix_cli.layout import Cell
 from gpt3mix_cli.settings import (
     LinearSettings,
+    LocalLMSettings,
     SetFitSettings,
     TrainableSettings,
     TransformerSettings,
 )
 from gpt3mix_cli.train import run_serially
+from gpt3mix_cli.user_cache import cache_folder
 
 CELL = Cell("small", {}, "4/class", 0)
 OTHER = Cell("small", {}, "4/class", 1)
@@ -236,6 +242,77 @@ def test_resources_of_a_worker_are_those_of_the_largest_trial() -> None:
         assert (resources["num_cpus"], resources["num_gpus"]) == expected
 
 
+@needs_ray
+@pytest.mark.parametrize(
+    ("lm", "is_parallel"),
+    [
+        ("{kind: local, model: bundled}", True),
+        ("{kind: openai, model: gpt, base_url: 'http://127.0.0.1:1/v1', prices: none}", False),
+    ],
+)
+def test_sets_that_cost_money_are_written_one_at_a_time(
+    small: Path, lm: str, is_parallel: bool
+) -> None:
+    experiment = load_experiments(small, [f"lm={lm}"])[0]
+    steps = steps_of(Cell("small", {}, "2/class", 0))
+    needed = trial_demand(steps, lambda cell: experiment, lambda *_: pytest.fail("not opened"))
+    executor = open_executor(ExecutorOptions("ray"), needed)
+    assert bool(executor.parallel_sets) == is_parallel
+    assert executor.parallel_trainings
+
+
+def test_what_ray_prints_is_not_on_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    from gpt3mix_cli.grid.executors.ray_cluster import keep_stdout_for_results
+
+    with keep_stdout_for_results():
+        thread = threading.Thread(target=print, args=["a node died"], name="ray_listener")
+        thread.start()
+        thread.join()
+        print("a table", flush=True)
+        with atomic_write(STDIO) as stream:
+            stream.write(b"a row")
+    assert capfdbinary.readouterr().out == b"a table\na row"
+
+
+@needs_ray
+def test_an_lm_that_no_node_can_start_is_reported_and_a_signal_ends_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gpt3mix_cli.grid.executors import ray_lm
+    from gpt3mix_cli.grid.executors.ray_workers import WorkerPool
+
+    class WaitingLM(ray_lm.RayLM):
+        def _start(self, pool: WorkerPool, wanted: int) -> list[Any]:
+            return []
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        threading.Timer(0.3, stopping.request_stop).start()
+
+    monkeypatch.setattr(stopping, "_is_requested", False)
+    monkeypatch.setattr(ray_lm, "START_S", 0.0)
+    warnings: list[str] = []
+    trial_workers = WorkerPool(lambda pool, wanted: [], lambda info: None)
+    lm = LocalLMSettings(kind="local", model="bundled")
+    with pytest.raises(stopping.Interrupted):
+        WaitingLM(lm, trial_workers, lambda info: None, warn)
+    (warning,) = warnings
+    assert "lm bundled: no worker has started on the Ray cluster" in warning
+    assert not trial_workers.paused
+
+
+def test_a_worker_says_what_its_lm_is_and_not_what_was_known_of_it(tiny_lm: Path) -> None:
+    from gpt3mix_cli.grid.executors.ray_workers import LMWorker
+
+    settings = LocalLMSettings(kind="local", model=str(tiny_lm))
+    facts = LMWorker(settings).info().lm
+    (path,) = (cache_folder() / "opened").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "another"}))
+    with pytest.raises(StoppedShort, match=f"node {socket.gethostname()}: .* is another than"):
+        LMWorker(settings).info()
+    assert LMWorker(settings).info().lm == facts
+
+
 def test_a_model_that_a_node_lacks_is_reported_with_the_node_and_a_remedy(tmp_path: Path) -> None:
     from gpt3mix_cli.grid.executors.ray_workers import describe_classifier, open_same_classifier
 
@@ -259,7 +336,7 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_ray
 def test_an_address_where_nothing_answers_is_reported_at_once() -> None:
-    from gpt3mix_cli.grid.executors.ray import check_reachable
+    from gpt3mix_cli.grid.executors.ray_cluster import check_reachable
 
     for address in (None, "auto", "local"):
         check_reachable(address)

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 import gpt3mix_cli
+from gpt3mix_cli import stopping
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid.executors.opener import ExecutorOptions, TrialDemand
 from gpt3mix_cli.lm import Request, open_lm
-from gpt3mix_cli.settings import LocalLMSettings
+from gpt3mix_cli.settings import LinearSettings, LocalLMSettings
 from gpt3mix_cli.train import TrialJob, WorkerDied
 
 pytestmark = [
@@ -178,6 +179,53 @@ def test_ctrl_c_ends_a_run_and_it_resumes(cluster: Any, config: Path) -> None:
     assert 0 < finished < 6
     assert main(["run", str(config), *LONG, "--jobs", "1", "--out", "ray", "-q"]) == 0
     assert num_trials("ray") == 6
+
+
+def test_after_a_signal_no_trial_begins(work: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_is_requested", False)
+    jobs = [TrialJob(number) for number in range(40)]
+    with executor() as ray:
+        results = ray.map(work.name, jobs, NO_CALLBACKS)
+        first = next(results)
+        stopping.request_stop()
+        assert len([first, *results]) <= 4  # two of them ended, and two were in flight
+        assert not list(ray.map(work.name, jobs, NO_CALLBACKS))
+        with pytest.raises(stopping.Interrupted):
+            ray.open_classifier(LinearSettings(kind="linear"), ("pos", "neg"))
+
+
+def test_a_node_that_does_not_answer_is_named(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt3mix_cli.grid.executors import ray_cluster
+
+    with executor():
+        import ray
+
+        monkeypatch.setattr(ray_cluster, "START_S", 0.0)
+        probe = ray.remote(time.sleep).options(num_cpus=0).remote(60)
+        with pytest.raises(UserError, match="node gpu-2: no worker has started") as caught:
+            ray_cluster.wait_for_probes({probe: "gpu-2"})
+    assert "remove it from the cluster" in caught.value.hint
+
+
+def test_rows_go_to_stdout(cluster: Any, config: Path) -> None:
+    cell = [str(config), "--level", "4/class", "--seed", "0"]
+    assert main(["subsample", *cell, "-q"]) == 0
+    done = subprocess.run(
+        [
+            SCRIPT,
+            "train",
+            *cell,
+            *["--method", "none", "--classifier", "linear", "--executor", "ray", "-o", "-"],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "ok"]
 
 
 def test_results_messages_and_errors_of_workers_come_back(work: ModuleType, tmp_path: Path) -> None:

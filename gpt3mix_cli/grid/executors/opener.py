@@ -38,12 +38,14 @@ class TrialDemand:
         num_trials: number of their trials.
         gpu: fraction of a GPU that a trial takes.
         open_classifier: opens one of the classifiers; one that cannot be opened has a reason.
+        has_paid_lm: whether an LM that costs money writes any of the run's sets.
     """
 
     classifiers: Sequence[ClassifierSettings]
     num_trials: int
     gpu: float
     open_classifier: Callable[[ClassifierSettings], Classifier] = field(compare=False)
+    has_paid_lm: bool = False
 
 
 def open_executor(

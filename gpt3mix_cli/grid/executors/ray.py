@@ -7,12 +7,8 @@ worker or node that dies costs the trials that it was running, which run again e
 
 import contextlib
 import importlib.util
-import io
 import math
-import os
 import pickle
-import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...errors import NO_CALLBACKS, Callbacks, UserError, first_line, in_progress
+from ...errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ...lm import LM, costs_money, open_lm
 from ...records import Augmented, Example
 from ...settings import Budget, LMSettings, TrainableSettings, fingerprint
-from ...stopping import is_stop_requested
+from ...stopping import INTERRUPTED, Interrupted, is_stop_requested
 from ...train import (
     Classifier,
     EpochCallback,
@@ -38,6 +34,7 @@ from ...train import (
 )
 from .opener import ExecutorOptions, TrialDemand
 from .processes import WORKER_DIED
+from .ray_cluster import check_nodes, connect, keep_stdout_for_results
 from .ray_lm import RayLM
 from .ray_workers import (
     MAX_TRIES,
@@ -51,34 +48,9 @@ from .ray_workers import (
     worker_info,
 )
 
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that is late must not start a cluster of its own
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns of a change to come
-}
 MESSAGES = 10_000  # progress and warnings that wait for the driver; further ones are dropped
-NO_CLUSTER = (
-    "start one with `ray start --head`, or leave out --address; if it has a token, copy "
-    "~/.ray/auth_token from its head and export RAY_AUTH_MODE=token"
-)
-CONNECT_S = 10.0
-START_S = 120.0  # until a node has started a worker
+PARALLEL_SETS = 16
 DIED_EACH_TIME = f"{WORKER_DIED} (tried {MAX_TRIES} times, on any node)"
-
-
-def check_reachable(address: str | None) -> None:
-    """Make sure that something answers at a `HOST:PORT`: Ray would try for many minutes.
-
-    Raises:
-        UserError: if nothing does.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
-        return  # such as `auto`
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"no Ray cluster at {address}: {first_line(error)}", NO_CLUSTER) from None
 
 
 def trial_resources(demand: TrialDemand, has_gpus: bool) -> dict[str, float]:
@@ -106,7 +78,6 @@ class RayExecutor:
     """
 
     parallel_trainings = 32  # their rows are in the memory of the driver
-    parallel_sets = 16
     shares_memory = True
 
     def __init__(
@@ -119,6 +90,9 @@ class RayExecutor:
                 f"--address {options.address}: the driver must run on a node of the cluster",
                 "log in to its head node, or use `ray job submit`, and leave out --address",
             )
+        # Sets that cost money are written one at a time: each one reads what the others have spent,
+        # and the server's capabilities are measured once.
+        self.parallel_sets = 0 if demand.has_paid_lm else PARALLEL_SETS
         self._options, self._demand, self._callbacks = options, demand, callbacks
         self._resources: dict[str, float] = {}
         self._workers = WorkerPool(self._start_workers, self._check)
@@ -132,13 +106,13 @@ class RayExecutor:
     # Cluster -------------------------------------------------------------------------------------
 
     def __enter__(self) -> "RayExecutor":
-        os.environ.update(ENVIRONMENT)
-        import ray
-
         try:
+            self._streams.enter_context(keep_stdout_for_results())
             with in_progress(self._callbacks, "connecting to Ray"):
-                self._connect()
-                self._check_nodes()
+                connect(self._options.address)
+                check_nodes(self._check)
+            import ray
+
             has_gpus = ray.cluster_resources().get("GPU", 0) > 0
             self._resources = trial_resources(self._demand, has_gpus)
             self._warn_if_too_small()
@@ -147,50 +121,6 @@ class RayExecutor:
             self.__exit__(type(error), error, None)
             raise
         return self
-
-    def _connect(self) -> None:
-        import ray
-        from ray.exceptions import RayError
-
-        address = self._options.address or os.environ.get("RAY_ADDRESS")
-        check_reachable(address)
-        handler = signal.getsignal(signal.SIGTERM)
-        # Ray prints the end of a node's log to stdout, which is for results.
-        self._streams.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        except (OSError, RuntimeError, ValueError, RayError) as error:
-            place = address or "this machine"
-            raise UserError(f"no Ray cluster at {place}: {first_line(error)}", NO_CLUSTER) from None
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray has set its own
-
-    def _check_nodes(self) -> None:
-        """Make sure that every node has this version of gpt3mix."""
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        probe = ray.remote(worker_info)
-        probes = {}
-        for node in (node for node in ray.nodes() if node["Alive"]):
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], True)
-            options = {"num_cpus": 0, "scheduling_strategy": place, "max_retries": 0}
-            probes[node["NodeManagerHostname"]] = probe.options(**options).remote()
-        for name, reference in probes.items():
-            try:
-                ray.wait([reference], timeout=START_S)
-                self._check(result_of(reference))
-            except (RayError, GetTimeoutError, ImportError, RuntimeError) as error:
-                raise UserError(
-                    f"node {name}: gpt3mix cannot be used there: {first_line(error)}",
-                    f"pip install gpt3mix=={__version__} on every node, in the Python of Ray",
-                ) from None
 
     def _check(self, info: WorkerInfo) -> None:
         if info.version != __version__:
@@ -276,16 +206,13 @@ class RayExecutor:
         if not jobs:
             return
         import ray
-        from ray.exceptions import RayError
 
         # The rows of a trials file go to each node once.
         content = ray.put(pickle.dumps(function))
         waiting, running = [(job, 1) for job in jobs], dict[Any, tuple[TrialJob, int, Any]]()
         try:
             while running or (waiting and not is_stop_requested()):
-                if is_stop_requested():
-                    waiting.clear()
-                while waiting and (worker := self._workers.take()):
+                while waiting and not is_stop_requested() and (worker := self._workers.take()):
                     job, number = waiting.pop(0)
                     reference = worker.run.remote(content.hex(), [content], job)
                     running[reference] = job, number, worker
@@ -294,19 +221,10 @@ class RayExecutor:
                     continue
                 for reference in ray.wait(list(running), timeout=POLL_S if waiting else 1.0)[0]:
                     job, number, worker = running.pop(reference)
-                    try:
-                        result = result_of(reference)
-                    except RayError:
-                        self._workers.discard(worker)
-                        if number < MAX_TRIES:
-                            waiting.append((job, number + 1))
-                            continue
-                        yield job, WorkerDied(DIED_EACH_TIME)
-                    except BaseException:
-                        self._workers.release(worker)
-                        raise
+                    result = self._finish(reference, worker)
+                    if isinstance(result, WorkerDied) and number < MAX_TRIES:
+                        waiting.append((job, number + 1))
                     else:
-                        self._workers.release(worker)
                         yield job, result
                 if self._workers.is_closed:
                     raise BrokenExecutor("the run has ended")  # no result, so no finished file
@@ -314,6 +232,21 @@ class RayExecutor:
             if not self._workers.is_closed:
                 for _, _, worker in running.values():
                     self._workers.discard(worker)
+
+    def _finish(self, reference: Any, worker: Any) -> Any:
+        """Return the result of a job that has ended; its worker is free, or dead."""
+        from ray.exceptions import RayError
+
+        try:
+            result = result_of(reference)
+        except RayError:
+            self._workers.discard(worker)
+            return WorkerDied(DIED_EACH_TIME)
+        except BaseException:
+            self._workers.release(worker)
+            raise
+        self._workers.release(worker)
+        return result
 
     # Models --------------------------------------------------------------------------------------
 
@@ -324,7 +257,10 @@ class RayExecutor:
             if name in self._classifiers:
                 return self._classifiers[name]
         describe = partial(describe_classifier, settings=settings, classes=classes)
-        ((_, facts),) = self.map(describe, [TrialJob(0)], NO_CALLBACKS)
+        results = list(self.map(describe, [TrialJob(0)], NO_CALLBACKS))
+        if not results:  # nothing begins any more
+            raise Interrupted(INTERRUPTED)
+        ((_, facts),) = results
         if isinstance(facts, WorkerDied):
             raise UserError(f"classifier '{settings.name}': {facts}", "nodes with more memory")
         classifier = RemoteClassifier(settings, classes, *facts)
@@ -343,7 +279,7 @@ class RayExecutor:
         if replay_only or costs_money(settings):
             return open_lm(settings, budget, journals, replay_only, callbacks)
         assert settings.kind == "local"
-        lm = RayLM(settings, self._workers, self._check)
+        lm = RayLM(settings, self._workers, self._check, self._callbacks.warn)
         self._lms.append(lm)
         return lm
 

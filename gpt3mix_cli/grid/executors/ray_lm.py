@@ -5,14 +5,15 @@ stay with the driver.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...errors import StoppedShort, UserError
 from ...lm import Completion, Request, Scores, open_lm, split_into_blocks
 from ...settings import LocalLMSettings
-from .ray_workers import MAX_TRIES, POLL_S, LMWorker, WorkerInfo, WorkerPool, result_of
+from ...stopping import stop_if_requested
+from .ray_workers import MAX_TRIES, POLL_S, START_S, LMWorker, WorkerInfo, WorkerPool, result_of
 
 
 class RayLM:
@@ -22,13 +23,21 @@ class RayLM:
         settings: from the config.
         trial_workers: end where the LM needs their place.
         check: checks the facts of a worker.
+        warn: is called once if the LM waits long for its first worker.
 
     Raises:
         UserError: if the LM cannot be opened on a node, or differs between nodes.
     """
 
-    def __init__(self, settings: LocalLMSettings, trial_workers: WorkerPool, check: Any) -> None:
+    def __init__(
+        self,
+        settings: LocalLMSettings,
+        trial_workers: WorkerPool,
+        check: Callable[[WorkerInfo], None],
+        warn: Callable[[str], None],
+    ) -> None:
         self._settings, self._check_worker = settings, check
+        self._warn, self._has_warned = warn, False
         self._facts: dict[str, Any] = {}
         self._trial_workers = trial_workers
         self._pool = WorkerPool(self._start, self._check)
@@ -91,14 +100,28 @@ class RayLM:
             )
 
     def _take(self) -> Any:
-        """Return a free worker; trials that are under way end first if it needs their place."""
+        """Return a free worker; trials that are under way end first if it needs what they take.
+
+        Raises:
+            Interrupted: if nothing new should begin.
+        """
+        began = time.monotonic()
         try:
-            while (worker := self._pool.take()) is None:
+            while True:
+                stop_if_requested()
+                if worker := self._pool.take():
+                    return worker
                 if not self._pool.is_running:
                     self._trial_workers.paused = True
                     self._trial_workers.release_idle()
+                    if not self._has_warned and time.monotonic() - began > START_S:
+                        self._has_warned = True
+                        self._warn(
+                            f"lm {self._settings.model}: no worker has started on the Ray cluster "
+                            f"for {START_S:.0f} s; `ray status` shows what is free; a node that "
+                            "joins is used"
+                        )
                 time.sleep(POLL_S / 4)
-            return worker
         finally:
             self._trial_workers.paused = False
 

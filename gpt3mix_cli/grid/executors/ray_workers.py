@@ -22,6 +22,7 @@ from ...train import Classifier, TrialJob, cached_classifier
 
 MAX_TRIES = 3  # of a job whose worker dies each time, and of a worker that does not start
 POLL_S = 0.2
+START_S = 120.0  # until a node has started a worker
 PROGRESS_INTERVAL_S = 0.2  # between two messages of a worker about the same trial
 MAX_FUNCTIONS = 4  # trials files whose rows a worker keeps
 MODEL_ON_NODES = (
@@ -55,7 +56,8 @@ def worker_info(lm: Mapping[str, Any] | None = None) -> WorkerInfo:
 def on_this_node(error: UserError) -> UserError:
     """Return the error of a model that could not be opened, with the name of this machine."""
     hint = f"{error.hint}; {MODEL_ON_NODES}" if error.hint else MODEL_ON_NODES
-    return UserError(f"node {socket.gethostname()}: {error.message}", hint)
+    kind = StoppedShort if isinstance(error, StoppedShort) else UserError
+    return kind(f"node {socket.gethostname()}: {error.message}", hint)
 
 
 # On the nodes ------------------------------------------------------------------------------------
@@ -154,9 +156,15 @@ class LMWorker:
         self._lm: LM | None = None
 
     def info(self) -> WorkerInfo:
-        """Open the LM and return the facts of this worker."""
+        """Load the LM and return the facts of this worker.
+
+        Raises:
+            StoppedShort: if the LM is another one than this node knew.
+            UserError: if it cannot be opened.
+        """
         try:
             self._lm = self._lm or open_lm(self._settings)
+            self._lm.describe()  # loads it, so that its fingerprint is not only remembered
         except UserError as error:
             raise on_this_node(error) from None
         info = self._lm.info

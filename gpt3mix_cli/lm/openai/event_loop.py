@@ -30,19 +30,21 @@ class BackgroundLoop:
         self._on_close = on_close
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Start a coroutine in the loop."""
         return asyncio.run_coroutine_threadsafe(work, self._start())
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="endpoint", daemon=True
-            )
-            self._thread.start()
-        return self._loop
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="endpoint", daemon=True
+                )
+                self._thread.start()
+            return self._loop
 
     def map_ordered(
         self, work: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item]

@@ -598,6 +598,26 @@ def test_closing_the_iterator_early_leaves_nothing_behind(
     ]
 
 
+def test_threads_that_need_the_loop_at_the_same_time_get_the_same_one() -> None:
+    async def nothing() -> None:
+        pass
+
+    def start() -> None:
+        barrier.wait()
+        loops.append(loop._start())
+
+    for _ in range(20):
+        loop, loops = event_loop.BackgroundLoop(nothing), list[asyncio.AbstractEventLoop]()
+        barrier = threading.Barrier(8)
+        threads = [threading.Thread(target=start) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(loops)) == 1
+        loop.close()
+
+
 def test_results_come_in_order_while_others_are_under_way() -> None:
     async def nothing() -> None:
         pass
