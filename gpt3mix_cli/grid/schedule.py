@@ -60,7 +60,8 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
     if is_stop_requested():
         left = sum(id(step) not in attempts.outcomes for step in missing) + len(again)
         yield missing[-1], Interrupted(f"{INTERRUPTED}: {left} of {len(steps)} steps are left")
-    else:
+    elif again:
+        grid.resources.forget_failures(grid.experiments)
         yield from _run_round(grid, again, attempts, "repeated steps")
 
 
