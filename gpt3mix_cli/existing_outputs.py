@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputError, UserError, shorten, shown_list
-from .files import STDIO, hash_file, resolve_output, write_errors
+from .files import STDIO, exclusive_writer, hash_file, resolve_output, write_errors
 from .layout import manifest_path
 from .records import (
     Manifest,
@@ -74,6 +74,26 @@ def up_to_date_result(
     if options.only_checks:
         raise OutOfDate
     return None
+
+
+@contextlib.contextmanager
+def locked_unless_up_to_date(
+    output: Path, settings: dict[str, Any], inputs: dict[str, str], options: StageOptions
+) -> Iterator[StageResult | None]:
+    """Yield the result of a stage whose output is up to date; None if the block is to make it.
+
+    No other process works on the output until the block ends.
+
+    Raises:
+        OutOfDate: if it is not up to date, and only this was to be checked.
+        UserError: if another process is working on it.
+    """
+    if result := up_to_date_result(output, settings, inputs, options):
+        yield result
+        return
+    with exclusive_writer(output, options.waits, options.callbacks):
+        # Another process may have made it in the meantime.
+        yield up_to_date_result(output, settings, inputs, options)
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 
 COMPUTING_PACKAGES = ("numpy", "scikit-learn", "torch", "transformers")
@@ -15,6 +16,19 @@ def machine() -> dict[str, str]:
     # Another thread may be importing it: this waits until all of it is there.
     torch = importlib.import_module("torch")
     return _versions() | {"threads": str(torch.get_num_threads())}
+
+
+def machine_differences(earlier: Mapping[str, str]) -> list[str]:
+    """Return in words what is another here than in an earlier `machine()`.
+
+    Threads are compared only if torch was imported both times.
+    """
+    now = machine()
+    return [
+        f"{name} {value}, now {now[name]}"
+        for name, value in earlier.items()
+        if now.get(name, value) != value
+    ]
 
 
 @functools.cache  # thousands of manifests have them

@@ -3,7 +3,7 @@
     <cache>/models/      models that were converted from GGUF files
     <cache>/hashes/      SHA-256 of large files that were read before
     <cache>/precision/   measured precision of labels in a lower dtype
-    <cache>/opened/      what is known of a model once it was opened, such as device and dtype
+    <cache>/facts/       facts of a model that was opened before, such as device and dtype
     <cache>/plots/       hashes of the plots of a chart
 
 <cache> is the environment variable GPT3MIX_CACHE, or `gpt3mix` in XDG_CACHE_HOME or ~/.cache.
@@ -32,7 +32,7 @@ from .settings import fingerprint
 
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 LARGE_FILE_BYTES = 1_000_000  # smaller files are hashed faster than a record is found
-KINDS = ("hashes", "precision", "opened", "plots")  # of records that `clear_records` removes
+KINDS = ("hashes", "precision", "facts", "plots")  # of records that `clear_records` removes
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "setfit")
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -85,24 +85,25 @@ def file_state(path: Path) -> list[Any]:
     return [str(path.absolute()), status.st_size, status.st_ino, *times]
 
 
-# What is known of an opened model ----------------------------------------------------------------
+# Facts of a model --------------------------------------------------------------------------------
 
 
-class OpenedModel:
-    """What is known of a model once it was opened, from the cache or by opening it now.
+class ModelFacts:
+    """Facts of a model, from the cache or by opening it now.
 
-    What opens a model computes it, and nothing else does. So what comes from the cache equals what
-    the opened model says; `check` makes sure of it when the model is opened at last.
+    What opens a model computes them, and nothing else does. So facts from the cache equal those of
+    the opened model; `check` makes sure of it when the model is opened at last.
 
     Args:
         what: the model and its settings, such as `lm: {...}`; part of the key.
         model: its file, folder or hub id.
         revision: commit, branch or tag of a hub model.
-        compute: opens the model and returns what is known of it, as a JSON object.
-        read_only: keep what is computed to oneself.
+        compute: opens the model and returns its facts, as a JSON object.
+        read_only: the model only counts tokens: keep what is computed to oneself.
 
     Attributes:
-        about: what is known of the model.
+        values: the facts.
+        is_computed: whether they were computed in this process.
     """
 
     def __init__(
@@ -114,22 +115,30 @@ class OpenedModel:
         read_only: bool = False,
     ) -> None:
         self._model, self._what, self._revision = model, what, revision
-        known = self._read()
-        self.about = compute() if known is None else known
-        self.is_opened = known is None
-        if known is None and not read_only:
-            self._store()
+        self._compute, self._read_only = compute, read_only
+        self._is_other = False
+        stored = self._read()
+        self.is_computed = stored is None
+        self.values = compute() if stored is None else stored
+        if self.is_computed and not read_only:
+            self._store(self.values)
 
-    def check(self, about: dict[str, Any]) -> None:
-        """Compare what an opened model says with what was known.
+    def check(self) -> None:
+        """Open the model if nobody has yet, and compare its facts. Call it before each use.
+
+        Rows are stored under the facts that were read first. So a model with other ones is refused
+        as long as this object lives; one that is created later has the new facts.
 
         Raises:
-            StoppedShort: if they differ, as after a new version of a hub model; the next run knows.
+            StoppedShort: if they differ, as after a new version of a hub model.
         """
-        self.is_opened = True
-        if about != self.about:
-            self.about = about
-            self._store()
+        if not (self.is_computed or self._is_other or self._read_only):
+            values = self._compute()
+            self._is_other = values != self.values
+            self.is_computed = not self._is_other
+            if self._is_other:
+                self._store(values)
+        if self._is_other:
             raise StoppedShort(
                 f"{self._model}: the model, its device or dtype is another than before",
                 "run the same command again",
@@ -139,20 +148,20 @@ class OpenedModel:
         if not (files := model_state(self._model, self._revision)):
             return None
         key = [self._what, files, machine_state()]
-        return cache_folder() / "opened" / f"{fingerprint(key, 32)}.json"
+        return cache_folder() / "facts" / f"{fingerprint(key, 32)}.json"
 
     def _read(self) -> dict[str, Any] | None:
         path = self._record()
         with contextlib.suppress(OSError, ValueError):
-            about = json.loads(path.read_bytes()) if path else None
-            return about if isinstance(about, dict) else None
+            values = json.loads(path.read_bytes()) if path else None
+            return values if isinstance(values, dict) else None
         return None
 
-    def _store(self) -> None:
+    def _store(self, values: dict[str, Any]) -> None:
         # Opening it may have downloaded its files, so the record's name is looked up anew.
         if path := self._record():
             with contextlib.suppress(UserError), atomic_write(path) as stream:
-                stream.write(json.dumps(self.about).encode())
+                stream.write(json.dumps(values).encode())
 
 
 def model_state(model: str, revision: str | None = None) -> list[list[Any]]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.recognition import split_finished
 from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.lm import open_lm
-from gpt3mix_cli.lm.opened_lm import KnownLM
+from gpt3mix_cli.lm.lazy_lm import LazyLM
+from gpt3mix_cli.method import selection
+from gpt3mix_cli.records import Example
 from gpt3mix_cli.report.charts import Chart, Point, SeriesStyle
 from gpt3mix_cli.report.render import plots
 from gpt3mix_cli.report.render.plot_files import write_plots
@@ -30,7 +33,7 @@ from gpt3mix_cli.settings import (
     TransformerSettings,
 )
 from gpt3mix_cli.train import open_classifier
-from gpt3mix_cli.user_cache import OpenedModel, cache_folder, hash_large_file, hash_model
+from gpt3mix_cli.user_cache import ModelFacts, cache_folder, hash_large_file, hash_model
 
 EXPERIMENT = """
 name: small
@@ -84,10 +87,10 @@ def test_commands_with_nothing_to_do_import_nothing_heavy(
 # One truth ---------------------------------------------------------------------------------------
 
 
-def known_twice(settings: LocalLMSettings) -> tuple[KnownLM, KnownLM]:
+def known_twice(settings: LocalLMSettings) -> tuple[LazyLM, LazyLM]:
     first, second = open_lm(settings), open_lm(settings)
-    assert isinstance(first, KnownLM)
-    assert isinstance(second, KnownLM)
+    assert isinstance(first, LazyLM)
+    assert isinstance(second, LazyLM)
     return first, second
 
 
@@ -95,18 +98,18 @@ def known_twice(settings: LocalLMSettings) -> tuple[KnownLM, KnownLM]:
 def test_a_known_lm_says_what_the_opened_one_says(tiny_lm: Path, options: dict[str, Any]) -> None:
     settings = LocalLMSettings(kind="local", model=str(tiny_lm), **options)
     first, second = known_twice(settings)
-    assert first._opened.is_opened
-    assert not second._opened.is_opened
-    assert second._opened.about == first._opened.about
+    assert first._facts.is_computed
+    assert not second._facts.is_computed
+    assert second._facts.values == first._facts.values
     # The first use opens it, and compares.
     assert second.info.count_tokens("a film") == first.info.count_tokens("a film")
-    assert second._opened.is_opened
+    assert second._facts.is_computed
 
 
 @pytest.mark.parametrize("model", ["bundled", pytest.param("smollm2", marks=pytest.mark.slow)])
 def test_our_own_lms_are_known_too(model: str) -> None:
     first, second = known_twice(LocalLMSettings(kind="local", model=model))
-    assert not second._opened.is_opened
+    assert not second._facts.is_computed
     assert second.info.fingerprint == first.info.fingerprint
     assert second.info.count_parameters() == first.info.count_parameters()
 
@@ -116,12 +119,12 @@ def test_other_settings_or_files_are_another_lm(tiny_lm: Path, tmp_path: Path) -
     folder.symlink_to(tiny_lm)
     known_twice(LocalLMSettings(kind="local", model=str(folder)))
     other = open_lm(LocalLMSettings(kind="local", model=str(folder), dtype="bfloat16"))
-    assert isinstance(other, KnownLM)
-    assert other._opened.is_opened
+    assert isinstance(other, LazyLM)
+    assert other._facts.is_computed
     os.utime(tiny_lm / "config.json")
     changed = open_lm(LocalLMSettings(kind="local", model=str(folder)))
-    assert isinstance(changed, KnownLM)
-    assert changed._opened.is_opened
+    assert isinstance(changed, LazyLM)
+    assert changed._facts.is_computed
 
 
 Settings = Callable[[Path], TrainableSettings]
@@ -142,43 +145,94 @@ def test_a_known_classifier_says_what_the_opened_one_says(
     first, second = (open_classifier(settings(tiny_encoder), ("pos", "neg")) for _ in range(2))
     assert second.about == first.about
     assert second.threads == first.threads
-    assert "_encoder" not in vars(second)
+    assert not {"_encoder", "_unchecked_encoder"} & vars(second).keys()
     second.probe()  # opens it, and compares
 
 
 def test_a_model_that_opens_in_another_way_than_before_is_noticed(tiny_lm: Path) -> None:
     settings = LocalLMSettings(kind="local", model=str(tiny_lm))
     known_twice(settings)
-    (record,) = (cache_folder() / "opened").iterdir()
+    (record,) = (cache_folder() / "facts").iterdir()
     about = json.loads(record.read_text())
     record.write_text(json.dumps(about | {"fingerprint": "of another device"}))
     lm = open_lm(settings)
     assert lm.info.fingerprint == "of another device"
-    with pytest.raises(StoppedShort, match="another than before"):
-        lm.score(["a film"], [" good"])
+    for _ in range(2):  # other cells would store its answers under the old fingerprint
+        with pytest.raises(StoppedShort, match="another than before"):
+            lm.score(["a film"], [" good"])
     assert open_lm(settings).info.fingerprint == about["fingerprint"]
+
+
+def on_another_device(record: Path) -> None:
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"device": "cuda"}))
+
+
+@pytest.mark.parametrize("settings", [CLASSIFIERS[0], CLASSIFIERS[2]], ids=["auto", "setfit"])
+def test_a_classifier_on_another_device_than_before_is_refused(
+    settings: Settings, tiny_encoder: Path
+) -> None:
+    if settings(tiny_encoder).kind == "setfit":
+        pytest.importorskip("setfit")
+    before = open_classifier(settings(tiny_encoder), ("pos", "neg")).about
+    (record,) = (cache_folder() / "facts").iterdir()
+    on_another_device(record)
+    classifier = open_classifier(settings(tiny_encoder), ("pos", "neg"))
+    for _ in range(2):
+        with pytest.raises(StoppedShort, match="another than before"):
+            classifier.probe()
+    assert classifier.about["device"] == "cuda"
+    assert open_classifier(settings(tiny_encoder), ("pos", "neg")).about == before
+
+
+def test_an_encoder_of_similarities_on_another_device_is_refused(tiny_encoder: Path) -> None:
+    before = selection.similarity_fingerprint(str(tiny_encoder))
+    (record,) = (cache_folder() / "facts").iterdir()
+    on_another_device(record)
+    rows = [Example(id=str(number), text=f"film {number}", label="pos") for number in range(3)]
+    try:
+        selection._facts_of.cache_clear()  # as in another process
+        assert selection.similarity_fingerprint(str(tiny_encoder)) != before
+        for _ in range(2):
+            with pytest.raises(StoppedShort, match="another than before"):
+                selection.ExampleSelector(rows, "nearest", str(tiny_encoder)).select(2, Random(0))
+    finally:
+        selection._facts_of.cache_clear()
+    assert selection.similarity_fingerprint(str(tiny_encoder)) == before
+
+
+def test_facts_that_only_count_tokens_change_no_record(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("weights")
+
+    def facts(dtype: str, read_only: bool = False) -> ModelFacts:
+        values = {"dtype": dtype}
+        return ModelFacts({}, str(tmp_path / "file"), None, lambda: values, read_only)
+
+    assert facts("float32", read_only=True).values == {"dtype": "float32"}
+    assert facts("bfloat16").values == {"dtype": "bfloat16"}
+    facts("float32", read_only=True).check()
+    assert facts("").values == {"dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null"])
 def test_a_damaged_record_of_a_model_is_replaced(tmp_path: Path, content: str) -> None:
     (tmp_path / "file").write_text("weights")
 
-    def known() -> OpenedModel:
-        return OpenedModel({"a": 1}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
+    def facts() -> ModelFacts:
+        return ModelFacts({"a": 1}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
 
-    known()
-    (record,) = (cache_folder() / "opened").iterdir()
+    facts()
+    (record,) = (cache_folder() / "facts").iterdir()
     record.write_text(content)
-    assert known().is_opened
-    assert not known().is_opened
+    assert facts().is_computed
+    assert not facts().is_computed
 
 
 def test_a_read_only_cache_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("weights")
     monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "file"))  # no folder can be in there
     for _ in range(2):
-        known = OpenedModel({}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
-        assert known.is_opened
+        facts = ModelFacts({}, str(tmp_path / "file"), None, lambda: {"device": "cpu"})
+        assert facts.is_computed
         assert len(hash_large_file(tmp_path / "file")) == 64
 
 

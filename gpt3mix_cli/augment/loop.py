@@ -20,8 +20,8 @@ from typing import Any
 
 from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
-from ..existing_outputs import expect_output, protect_output, up_to_date_result
-from ..files import STDIO, exclusive_writer
+from ..existing_outputs import expect_output, locked_unless_up_to_date, protect_output
+from ..files import STDIO
 from ..layout import rejects_path
 from ..lm import next_block_start
 from ..method.labels import LOW_LABEL_MASS
@@ -169,11 +169,8 @@ def augment(
         raise UserError("there are no real rows to augment", "check the subsample")
     wanted = quota.num_rows(len(examples))
     settings, inputs = _cache_key(augmenter, examples, quota)
-    if result := up_to_date_result(output, settings, inputs, options):
-        return result
-    with exclusive_writer(output, options.waits, options.callbacks):
-        # Another process may have made it in the meantime.
-        if result := up_to_date_result(output, settings, inputs, options):
+    with locked_unless_up_to_date(output, settings, inputs, options) as result:
+        if result:
             return result
         protect_output(output, options, settings, inputs)
         started = time.monotonic()

@@ -3,7 +3,7 @@
 import gc
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,12 @@ from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, costs_money
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, fingerprint
-from ..train import Classifier, UnavailableClassifier, open_prompt_classifier
+from ..train import (
+    Classifier,
+    UnavailableClassifier,
+    cached_classifier,
+    open_prompt_classifier,
+)
 from .executors.protocol import Executor, SerialExecutor
 
 Resource = TypeVar("Resource")
@@ -140,13 +145,26 @@ class Resources:
 
     def close_local_lms(self, experiments: Sequence[Experiment]) -> None:
         """Free the memory of LMs that are not behind an endpoint; the next use opens them anew."""
+        self._close_lms(item for item in experiments if item.lm and not costs_money(item.lm))
+
+    def forget_failures(self, experiments: Sequence[Experiment]) -> None:
+        """Try anew, at the next use, what could not be opened or was given up.
+
+        That is a classifier whose download failed, a model that was another one than before, and an
+        LM whose servers were away. No stage must be running.
+        """
+        self._unavailable.clear()
+        cached_classifier.cache_clear()
+        self._close_lms(experiments)
+
+    def _close_lms(self, experiments: Iterable[Experiment]) -> None:
         for experiment in experiments:
-            if experiment.lm and not costs_money(experiment.lm):
-                key = fingerprint(["lm", experiment.lm.model_dump(), experiment.budget, False])
-                lm = self._cache.pop(key, None)
-                if hasattr(lm, "close"):
-                    lm.close()
-                del lm
+            settings = experiment.lm and experiment.lm.model_dump()
+            key = fingerprint(["lm", settings, experiment.budget, False])
+            lm = self._cache.pop(key, None)
+            if hasattr(lm, "close"):
+                lm.close()
+            del lm
         _release_memory()
 
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:

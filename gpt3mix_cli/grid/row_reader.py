@@ -35,8 +35,9 @@ class RowReader:
         """
         # Every stage of a cell reads the same rows.
         state = None if path == STDIO or not path.is_file() else (file_state(path), classes)
-        if state and self._last_real and self._last_real[0] == state:
-            return self._last_real[1]
+        last = self._last_real  # once: another thread may replace it
+        if state and last and last[0] == state:
+            return last[1]
         rows = self._checked_real(path, classes)
         self._last_real = (state, rows) if state else None
         return rows

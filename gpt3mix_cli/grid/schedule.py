@@ -70,7 +70,8 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
         if left:
             count = f"{len(left)} of {len(steps)} steps are left"
             yield left[-1], Interrupted(f"{INTERRUPTED}: {count}")
-    else:
+    elif again:
+        grid.resources.forget_failures(grid.experiments)
         yield from _run_round(grid, again, attempts, "repeated steps")
 
 

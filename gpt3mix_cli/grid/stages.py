@@ -18,6 +18,7 @@ from ..train import (
     TrialExecutor,
     TrialJob,
     TrialRunner,
+    TrialsFailed,
     cached_classifier,
     run_serially,
     train,
@@ -62,6 +63,7 @@ class Stages:
     layout: Layout = field(init=False)
     resources: Resources = field(init=False)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
+    _with_failed_trials: set[Path] = field(init=False, default_factory=set)
     _reader: RowReader = field(init=False)
     _by_variant: dict[int, Experiment] = field(init=False)  # by the id of its variant
 
@@ -261,19 +263,23 @@ class Stages:
                 )
         base = default if output == STDIO else output
         runner, journal = self._trial_runner(step, base, synthetic)
+        options = self.options
+        if output in self._with_failed_trials:  # its other rows are new, also with `force`
+            options = replace(options, force=False)
         executor = executor if classifier.runs_in_parallel else run_serially
         try:
             with journal:
                 if classifier.targets.chooses_weight and synthetic:
-                    result = train_with_best_weight(
-                        runner, trials, output, base, self.options, executor
-                    )
+                    result = train_with_best_weight(runner, trials, output, base, options, executor)
                 else:
-                    result = train(runner, trials, output, self.options, executor)
-        except StoppedShort:
+                    result = train(runner, trials, output, options, executor)
+        except StoppedShort as error:
+            if isinstance(error, TrialsFailed):
+                self._with_failed_trials.add(output)
             if not is_stop_requested():
                 self._save_model(step, runner, output)  # of the trials that succeeded
             raise
+        self._with_failed_trials.discard(output)
         self._save_model(step, runner, output)
         return result
 

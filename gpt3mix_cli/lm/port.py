@@ -309,14 +309,14 @@ def open_lm(
     """
     match settings:
         case LocalLMSettings():
-            from .opened_lm import KnownLM
+            from .lazy_lm import LazyLM
 
             def open_engine() -> LM:
                 from .local.engine import LocalLM
 
                 return LocalLM(settings, replay_only, callbacks)
 
-            return KnownLM(settings, open_engine, replay_only)
+            return LazyLM(settings, open_engine, replay_only)
         case OpenAISettings():
             from .openai.engine import OpenAILM
 

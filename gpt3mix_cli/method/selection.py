@@ -8,9 +8,9 @@ cosine similarity of tf-idf vectors or of an encoder's mean token vectors; ties 
 Limits: an encoder reads the first 128 tokens of a text.
 """
 
+import functools
 import random
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..pretrained import load_config, load_model, load_tokenizer, model_path, resolve_device
 from ..records import Example
 from ..settings import fingerprint
-from ..user_cache import OpenedModel, hash_model
+from ..user_cache import ModelFacts, hash_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +96,7 @@ class ExampleSelector:
         similarities: Vector = self._vectors @ vector
         return similarities.round(SIMILARITY_DIGITS)
 
-    @cached_property
+    @functools.cached_property
     def _vectors(self) -> Any:
         texts = [row.text for row in self._examples]
         if self._similarity == TFIDF:
@@ -114,12 +114,18 @@ def similarity_fingerprint(similarity: str) -> str:
         return TFIDF
     model = model_path(similarity, "augment.similarity")
     weights = hash_model(Path(model)) if Path(model).is_dir() else model
+    return fingerprint([weights, _facts_of(model).values["device"]])
 
-    def identify() -> dict[str, Any]:
-        return {"device": resolve_device("auto", "augment.similarity")}
 
-    known = OpenedModel({"similarity": "auto"}, model, None, identify)
-    return fingerprint([weights, known.about["device"]])
+# One object, so that an encoder that has changed is refused for every set of this process.
+@functools.cache
+def _facts_of(model: str) -> ModelFacts:
+    return ModelFacts(
+        {"similarity": "auto"},
+        model,
+        None,
+        lambda: {"device": resolve_device("auto", "augment.similarity")},
+    )
 
 
 def _select_balanced(
@@ -185,6 +191,8 @@ def _load_encoder(model: str) -> tuple[Any, Any]:
     import torch
 
     path = model_path(model, "augment.similarity")
+    facts = _facts_of(path)
+    facts.check()
     problem = f"augment.similarity '{model}': cannot be loaded"
     hint = "give tfidf, minilm, an encoder's folder, or a hub id that can be reached"
     tokenizer = load_tokenizer(path, problem, hint, load_config(path, problem, hint))
@@ -193,7 +201,7 @@ def _load_encoder(model: str) -> tuple[Any, Any]:
         path,
         problem,
         hint,
-        device=resolve_device("auto", "augment.similarity"),
+        device=facts.values["device"],
         optional=r"pooler\.",  # a missing pooler is initialised at random, but it is not used here
         dtype=torch.float32,
     )

@@ -1,6 +1,6 @@
 """Stage train: classifiers, fitted and tested trial by trial."""
 
-from .loop import train
+from .loop import TrialsFailed, train
 from .protocol import (
     Classifier,
     EpochCallback,
@@ -37,6 +37,7 @@ __all__ = [
     "TrialJob",
     "TrialResult",
     "TrialRunner",
+    "TrialsFailed",
     "UnavailableClassifier",
     "WorkerDied",
     "cached_classifier",

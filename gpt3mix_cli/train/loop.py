@@ -16,12 +16,12 @@ from ..existing_outputs import (
     back_up,
     differences_from,
     finished_with_other_settings,
+    locked_unless_up_to_date,
     names_that_differ,
-    up_to_date_result,
 )
-from ..files import STDIO, append, exclusive_writer
+from ..files import STDIO, append
 from ..layout import history_path
-from ..machine import machine
+from ..machine import machine_differences
 from ..records import (
     Manifest,
     Row,
@@ -49,6 +49,10 @@ from .trials import (
 RESUMABLE_IF_EQUAL = {"train", "validation", "test"}  # inputs that every trial depends on
 
 
+class TrialsFailed(StoppedShort):
+    """Some trials failed; the rows of the others were written, even with `force`."""
+
+
 def train(
     runner: TrialRunner,
     trials: Sequence[TrialJob],
@@ -66,14 +70,13 @@ def train(
         executor: where the trials run; it does not change the rows.
 
     Raises:
-        StoppedShort: if a trial failed; the rows of all trials are written.
+        TrialsFailed: if a trial failed; the rows of all trials are written.
+        StoppedShort: if no trial can run, or some have not.
     """
     file = TrialsFile(output, runner, trials, options.command)
-    if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
-        return result
-    with exclusive_writer(output, options.waits, options.callbacks):
-        # Another process may have run them in the meantime.
-        if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
+    hashes = runner.data.hashes
+    with locked_unless_up_to_date(output, file.settings, hashes, options) as result:
+        if result:
             return result
         if not options.force:
             file.load_finished_trials(options.callbacks)
@@ -103,7 +106,7 @@ def train(
                 f"{output}: {INTERRUPTED}: {unfinished} of {len(trials)} trials are missing"
             )
         if file.failed:
-            raise StoppedShort(
+            raise TrialsFailed(
                 f"{output}: {len(file.failed)} of {len(trials)} trials failed; "
                 f"the first: {file.failed[0].error}",
                 "fix the cause and run again: only failed trials are repeated",
@@ -181,16 +184,10 @@ class TrialsFile:
         self.rows = list(by_number.values())
         epochs = _read_intact_rows(history_path(self._path), Epoch)
         self.epochs = [epoch for epoch in epochs if epoch.trial in by_number]
-        now = machine()  # threads only once torch is loaded
-        other = [
-            f"{name} {manifest.machine[name]}, now {now[name]}"
-            for name in now.keys() & manifest.machine.keys()
-            if manifest.machine[name] != now[name]
-        ]
-        if self.rows and other:
+        if self.rows and (differences := machine_differences(manifest.machine)):
             callbacks.warn(
                 f"{self._path}: {len(self.rows)} trials from an earlier run are kept; they used "
-                f"other versions or threads ({'; '.join(sorted(other))})"
+                f"other versions or threads ({'; '.join(differences)})"
             )
 
     def protect_earlier_trials(self, options: StageOptions) -> None:

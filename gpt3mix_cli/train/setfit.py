@@ -30,7 +30,7 @@ from ..pretrained import (
 from ..quiet import quiet_transformers
 from ..records import Augmented, Example
 from ..settings import SetFitSettings
-from ..user_cache import OpenedModel
+from ..user_cache import ModelFacts
 from . import metrics
 from .encoder import cpu_threads, hash_pretrained
 from .linear import all_class_probabilities, load_logistic, save_logistic
@@ -70,7 +70,7 @@ class SetFitClassifier(Classifier):
             )
         self._settings, self._classes = settings, list(classes)
         self._path = model_path(settings.model, "classifiers: model")
-        known = OpenedModel(
+        self._facts = ModelFacts(
             {"setfit": settings.revision},
             self._path,
             settings.revision,
@@ -79,11 +79,11 @@ class SetFitClassifier(Classifier):
                 "device": resolve_device("auto", "classifiers: device"),
             },
         )
-        self._device = known.about["device"]
+        self._device = self._facts.values["device"]
         self.threads = settings.threads if self._device == "cpu" else None
         self.about = {
             **settings.model_dump(exclude={"name", "trials", "model", "revision"}),
-            **known.about,
+            **self._facts.values,
             "library": metadata.version("setfit"),
             "format": CACHE_VERSION,
         }
@@ -174,6 +174,7 @@ class SetFitClassifier(Classifier):
 
     @cached_property
     def _encoder(self) -> Any:
+        self._facts.check()
         from sentence_transformers import SentenceTransformer
 
         what = f"classifiers: model '{self._path}' cannot be loaded"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..pretrained import model_path
 from ..records import Augmented, Example
 from ..settings import TransformerSettings, generator
-from ..user_cache import OpenedModel
+from ..user_cache import ModelFacts
 from .encoder import Encoder, cpu_threads
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 from .targets import target_rows
@@ -51,32 +51,34 @@ class TransformerClassifier(Classifier):
 
     def __init__(self, settings: TransformerSettings, classes: Sequence[str]) -> None:
         self._settings, self._classes = settings, tuple(classes)
-        self._opened = OpenedModel(
+        self._facts = ModelFacts(
             {"encoder": settings.model_dump(include={"device", "dtype", "revision"})},
             model_path(settings.model, "classifiers: model"),
             settings.revision,
-            lambda: self._encoder.describe(),
+            lambda: self._unchecked_encoder.describe(),
         )
-        is_cpu = self._opened.about["device"] == "cpu"
+        is_cpu = self._facts.values["device"] == "cpu"
         self.threads = settings.threads if is_cpu else None
         self.about = {
             # On a GPU the number of threads changes nothing.
             **settings.model_dump(exclude=NOT_IN_ABOUT if is_cpu else {*NOT_IN_ABOUT, "threads"}),
-            **self._opened.about,
+            **self._facts.values,
             "format": CACHE_VERSION,
         }
 
-    @cached_property
+    @property
     def _encoder(self) -> Encoder:
-        encoder = Encoder(self._settings, self._classes)
-        if hasattr(self, "about"):  # otherwise it is opened to learn that
-            self._opened.check(encoder.describe())
-        return encoder
+        self._facts.check()
+        return self._unchecked_encoder
+
+    @cached_property
+    def _unchecked_encoder(self) -> Encoder:
+        return Encoder(self._settings, self._classes)
 
     @property
     def notes(self) -> list[str]:
         """Messages for the user about texts and memory since the last fit began."""
-        return self._encoder.notes if "_encoder" in vars(self) else []
+        return self._unchecked_encoder.notes if "_unchecked_encoder" in vars(self) else []
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The settings alone: another process loads the weights once.

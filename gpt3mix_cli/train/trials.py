@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .. import __version__
-from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
+from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
 from ..layout import TrialKey, tensorboard_folder
 from ..pretrained import out_of_memory
 from ..records import Augmented, Example, Record, Trial, hash_rows
@@ -210,11 +210,13 @@ class TrialRunner:
 
     def probe(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> None:
         """Load what the trials need, in the process that runs them."""
+        self._refuse_other_classifier()
         with in_progress(callbacks, f"loading the classifier {self.key.classifier}"):
             self.classifier.probe()
 
     def run(self, job: TrialJob, callbacks: Callbacks = NO_CALLBACKS) -> TrialResult:
         """Run one trial; a fit that fails gives a row with `status: failed`."""
+        self._refuse_other_classifier()
         number, draw = job
         synthetic, started = self._synthetic(draw), time.monotonic()
         try:
@@ -251,6 +253,15 @@ class TrialRunner:
             }
         epochs = [Epoch(trial=number, **epoch) for epoch in fit.history]
         return TrialResult(self._row(job, **scores), epochs, self.classifier.notes)
+
+    def _refuse_other_classifier(self) -> None:
+        # A worker may have opened it after a new version of its model came.
+        if self.failure_reason or self.classifier.about == self.settings["classifier"]:
+            return
+        raise StoppedShort(
+            f"classifier {self.key.classifier}: model, device or dtype is another than before",
+            "run the same command again",
+        )
 
     def failed_result(
         self, job: TrialJob, reason: str, seconds: float | None = None

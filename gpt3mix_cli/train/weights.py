@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import StoppedShort
-from ..existing_outputs import up_to_date_result
-from ..files import exclusive_writer
+from ..existing_outputs import locked_unless_up_to_date
 from ..layout import history_path, weight_path
 from ..records import StageOptions, StageResult, Trial, read_records
 from ..stopping import is_stop_requested
@@ -46,12 +45,9 @@ def train_with_best_weight(
     """
     file = TrialsFile(output, runner, trials, options.command)
     file.settings["weights"] = list(WEIGHTS)
-    if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
-        runner.weight = result.manifest.counts.get("synthetic_weight")
-        return result
-    with exclusive_writer(output, options.waits, options.callbacks):
-        # Another process may have run them in the meantime.
-        if result := up_to_date_result(output, file.settings, runner.data.hashes, options):
+    hashes = runner.data.hashes
+    with locked_unless_up_to_date(output, file.settings, hashes, options) as result:
+        if result:
             runner.weight = result.manifest.counts.get("synthetic_weight")
             return result
         if not options.force:

@@ -177,7 +177,7 @@ def test_the_lm_is_closed_after_its_last_set_and_trainings_follow(
     def recorded(self: Grid, step: Step, *executor: Any) -> Any:
         result = run_step(self, step, *executor)
         names = [type(item).__name__ for item in self.resources._cache.values()]
-        order.append((type(step).__name__, "KnownLM" in names))
+        order.append((type(step).__name__, "LazyLM" in names))
         return result
 
     monkeypatch.setattr(Grid, "run_step", recorded)

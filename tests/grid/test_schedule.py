@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,8 +14,10 @@ from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import OutputError, StoppedShort, UserError
 from gpt3mix_cli.grid import AugmentStep, Grid, Step, SubsampleStep
 from gpt3mix_cli.grid.junit import write_junit
-from gpt3mix_cli.records import StageResult
-from gpt3mix_cli.train import TrialExecutor, run_serially
+from gpt3mix_cli.records import StageOptions, StageResult
+from gpt3mix_cli.settings import TransformerSettings
+from gpt3mix_cli.train import FitResult, TrialExecutor, run_serially
+from gpt3mix_cli.train.linear import LinearClassifier
 
 CONFIG = """\
 name: films
@@ -116,6 +119,55 @@ def test_an_edited_file_does_not_hold_up_other_cells(tmp_path: Path) -> None:
     assert "eda.jsonl: was changed after it was written" in failed[0]
     assert len(failed) == 2
     assert (folders[1] / "trials" / "eda.linear.jsonl").exists()
+
+
+def test_force_repeats_no_trial_of_this_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, fit, fits = flaky(tmp_path), LinearClassifier.fit, 0
+    grid.configure_training(jobs=1, tensorboard=None, trials=4)
+    list(grid.run())
+    grid.calls.clear()
+    grid.failures = {"2/class seed 0 none + linear": 1}  # has never run when it is repeated
+    grid.options = StageOptions(force=True)
+
+    def fail_once(*arguments: Any) -> FitResult:
+        nonlocal fits
+        fits += 1
+        if fits == 2:
+            raise RuntimeError("no luck")
+        return fit(*arguments)
+
+    monkeypatch.setattr(LinearClassifier, "fit", fail_once)
+    results = list(grid.run())
+    assert all(isinstance(result, StageResult) and not result.skipped for result in results)
+    assert fits == 4 * 2 + 1  # two trials for each file
+
+
+def test_what_was_given_up_is_opened_anew_before_steps_are_repeated(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    grid = flaky(tmp_path, s0_eda=1)
+    experiment, folder = grid.experiments[0], tmp_path / "encoder"
+    encoder = TransformerSettings(kind="transformer", model=str(folder))
+    assert grid.resources.classifier_or_unavailable(experiment, encoder).failure_reason
+    folder.symlink_to(tiny_encoder)
+    assert grid.resources.classifier_or_unavailable(experiment, encoder).failure_reason
+    list(grid.run())
+    assert not grid.resources.classifier_or_unavailable(experiment, encoder).failure_reason
+
+
+def test_an_endpoint_that_was_given_up_is_opened_anew(tmp_path: Path) -> None:
+    (tmp_path / "films.yaml").write_text(CONFIG)
+    endpoint = "lm={kind: openai, model: m, base_url: 'http://localhost:1/v1', api_key_env: HOME}"
+    experiments = load_experiments(tmp_path / "films.yaml", [endpoint])
+    resources = Grid(experiments, tmp_path / "results").resources
+    lm = resources.lm(experiments[0])
+    resources.close_local_lms(experiments)
+    assert resources.lm(experiments[0]) is lm
+    resources.forget_failures(experiments)
+    assert resources.lm(experiments[0]) is not lm
+    resources.close()
 
 
 def test_no_further_step_begins_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
 from gpt3mix_cli.files import exclusive_writer
 from gpt3mix_cli.grid.row_reader import RowReader
 from gpt3mix_cli.layout import Cell, TrialKey, history_path
+from gpt3mix_cli.machine import machine, machine_differences
 from gpt3mix_cli.records import (
     Augmented,
     Example,
@@ -35,6 +36,7 @@ from gpt3mix_cli.train import (
     FitResult,
     SyntheticSet,
     TrialData,
+    TrialJob,
     TrialRunner,
     ignore_epoch,
 )
@@ -510,6 +512,25 @@ def test_a_failed_trial_stops_no_other_and_the_next_run_repeats_it(
     assert go(output, fake).manifest.complete
     assert fake.seeds == [rows[1]["seed"]]
     assert same(output, undisturbed)
+
+
+def test_rows_of_another_model_than_their_settings_name_are_refused() -> None:
+    fake = Fake()
+    key = TrialKey(Cell("task", {}, "1%", 3), "none", "fake")
+    runner = TrialRunner(fake, key, CLASSES, TrialData(REAL, VALIDATION, TEST), 42)
+    assert runner.settings["classifier"] == {"kind": "fake"}  # travels to the worker
+    fake.about = {"kind": "fake", "device": "cuda"}
+    for run in (runner.probe, runner.run):
+        with pytest.raises(StoppedShort, match="another than before"):
+            run(TrialJob(0))
+    assert not fake.seeds
+
+
+def test_threads_are_compared_only_if_both_runs_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    now = machine()
+    assert machine_differences({**now, "threads": "1"}) == []
+    assert machine_differences({"numpy": "0.1"}) == [f"numpy 0.1, now {now['numpy']}"]
 
 
 def test_a_bug_in_a_classifier_is_not_a_failed_trial(output: Path) -> None:

@@ -1,4 +1,4 @@
-"""A local LM that is opened when it is first asked, if what it says of itself is known already.
+"""A local LM that is opened when it is first asked, if its facts are known already.
 
 `import torch` alone takes two seconds, which a stage that is up to date does not need.
 """
@@ -9,13 +9,13 @@ from typing import Any
 
 from ..pretrained import lm_path
 from ..settings import LocalLMSettings
-from ..user_cache import OpenedModel
+from ..user_cache import ModelFacts
 from .port import LM, LOCAL_VERSION, Completion, LMInfo, Request, Scores
 
 INFO_FIELDS = ("fingerprint", "context_length", "block_size", "details")
 
 
-class KnownLM:
+class LazyLM:
     """See the top of this file, and `port.LM`.
 
     Args:
@@ -24,7 +24,7 @@ class KnownLM:
         replay_only: see `open_lm`.
 
     Raises:
-        UserError: if it is not known and cannot be opened.
+        UserError: if its facts are not known and it cannot be opened.
     """
 
     def __init__(
@@ -34,43 +34,45 @@ class KnownLM:
         replay_only: bool,
     ) -> None:
         self._open_engine = open_engine
-        self._opened = OpenedModel(
+        self._facts = ModelFacts(
             {"lm": settings.model_dump(), "version": LOCAL_VERSION},
             lm_path(settings.model),
             settings.revision,
-            lambda: _describe(self._engine.info),
+            lambda: _facts_of(self._engine.info),
             # It measures nothing, so it may choose another dtype.
             read_only=replay_only,
         )
-        about = self._opened.about
+        values = self._facts.values
         self.info = LMInfo(
             model=settings.model,
-            **{name: about[name] for name in INFO_FIELDS},
-            count_tokens=lambda text: self._engine.info.count_tokens(text),
-            count_parameters=lambda: about["parameters"],
+            **{name: values[name] for name in INFO_FIELDS},
+            count_tokens=lambda text: self._checked_engine.info.count_tokens(text),
+            count_parameters=lambda: values["parameters"],
             is_local=True,
         )
 
+    @property
+    def _checked_engine(self) -> LM:
+        self._facts.check()
+        return self._engine
+
     @cached_property
     def _engine(self) -> LM:
-        engine = self._open_engine()
-        if hasattr(self, "info"):  # otherwise it is opened to learn that
-            self._opened.check(_describe(engine.info))
-        return engine
+        return self._open_engine()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answer to each request, in order."""
-        return self._engine.complete(requests)
+        return self._checked_engine.complete(requests)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return the scores of every choice after every prompt."""
-        return self._engine.score(prompts, choices)
+        return self._checked_engine.score(prompts, choices)
 
     def describe(self) -> str:
         """Return one line about what the LM offers, for people."""
-        return self._engine.describe()
+        return self._checked_engine.describe()
 
 
-def _describe(info: LMInfo) -> dict[str, Any]:
-    about = {name: getattr(info, name) for name in INFO_FIELDS}
-    return about | {"parameters": info.count_parameters()}
+def _facts_of(info: LMInfo) -> dict[str, Any]:
+    values = {name: getattr(info, name) for name in INFO_FIELDS}
+    return values | {"parameters": info.count_parameters()}
