@@ -306,7 +306,7 @@ def test_a_worker_says_what_its_lm_is_and_not_what_was_known_of_it(tiny_lm: Path
 
     settings = LocalLMSettings(kind="local", model=str(tiny_lm))
     facts = LMWorker(settings).info().lm
-    (path,) = (cache_folder() / "opened").glob("*.json")
+    (path,) = (cache_folder() / "facts").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "another"}))
     with pytest.raises(StoppedShort, match=f"node {socket.gethostname()}: .* is another than"):
         LMWorker(settings).info()
