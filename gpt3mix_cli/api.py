@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from .api_messages import Messages
-from .api_rows import Records, Rows, as_given, as_plain, as_records, task_of_rows, to_frame
+from .api_rows import (
+    Records,
+    Rows,
+    as_given,
+    as_plain,
+    as_records,
+    is_missing,
+    task_of_rows,
+    to_frame,
+)
 from .config import experiments_of, load_experiments
-from .errors import Callbacks, UserError
+from .errors import Callbacks, UserError, shown_value
 from .grid import Grid, TrainStep
 from .grid.fit import ChosenModel
 from .grid.fit import fit as run_fit
@@ -310,7 +319,7 @@ def predict(
 ) -> Rows:
     """Return a copy of some rows with `predicted` and `prob`, its calibrated probability.
 
-    A row with an empty text has None in both (in a DataFrame a missing value).
+    A row with an empty or missing text has None in both (in a DataFrame a missing value).
 
     Args:
         model: a folder that `fit` wrote, or what it returned.
@@ -319,7 +328,8 @@ def predict(
         probs: whether to add `probs`, the probability of each class.
 
     Raises:
-        UserError: if the folder is no model, a row has no such column, or one that is to be added.
+        UserError: if the folder is no model, or a row has no such column, a value in it that is
+            neither text nor missing, or a column that is to be added.
     """
     if isinstance(model, str | Path | ChosenModel):
         with Messages().errors():
@@ -334,7 +344,7 @@ def predict(
         column = "text"
     if missing := [number for number, row in enumerate(records) if column not in row]:
         raise UserError(f"data, row {missing[0]}: no column '{column}'", "name it with text=")
-    filled = [index for index, row in enumerate(records) if _has_text(row[column])]
+    filled = [index for index, row in enumerate(records) if _has_text(row[column], column, index)]
     added: list[dict[str, Any]] = [{"predicted": None, "prob": None} for _ in records]
     texts = [records[index][column] for index in filled]
     for index, values in zip(filled, model.predict_proba(texts) if texts else (), strict=True):
@@ -348,5 +358,12 @@ def predict(
     return data.assign(**{name: [row.get(name) for row in added] for name in names})
 
 
-def _has_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _has_text(value: Any, column: str, row: int) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    if is_missing(value):
+        return False
+    raise UserError(
+        f"data, row {row}: column '{column}' has {shown_value(value)}, which is no text",
+        "make it a string; in a DataFrame .astype('string') does so, and keeps missing values",
+    )

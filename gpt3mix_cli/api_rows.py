@@ -74,6 +74,13 @@ def as_plain(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN or another missing value of pandas."""
+    import pandas as pd
+
+    return value is None or pd.isna(value) is True
+
+
 def _as_words(value: Any) -> Any:
     """Return a mapping or list with its numbers as words, as a YAML file has them."""
     if isinstance(value, Mapping):

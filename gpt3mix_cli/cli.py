@@ -112,8 +112,7 @@ def augment(
     """Write synthetic rows with GPT3Mix."""
     overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio, "augment.k": k})]
     options = opt.GridOptions(config, out, overrides, force, quiet, json)
-    process.finish_work_in_flight()
-    with opt.open_grid(options, output) as (display, grid):
+    with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells
 
         cells = select_cells(grid, level, seed, input, output)
@@ -146,8 +145,7 @@ def baseline(
     """Write synthetic rows with a baseline, such as EDA or back-translation."""
     overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio})]
     options = opt.GridOptions(config, out, overrides, force, quiet, json)
-    process.finish_work_in_flight()
-    with opt.open_grid(options, output) as (display, grid):
+    with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells
 
         grid.experiments[0].baseline(method)  # raises if there is none
@@ -183,8 +181,7 @@ def train(
 ) -> None:
     """Train and test the classifiers."""
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
-    process.finish_work_in_flight()
-    with opt.open_grid(options, output) as (display, grid):
+    with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
         from .grid import select_cells, select_trainings, with_files
 
         grid.configure_training(jobs, tensorboard, trials)

@@ -21,7 +21,7 @@ class StageCommand:
 
     Attributes:
         stage: the command's name.
-        target: its name in a makefile.
+        target: its name in a makefile; names of methods and others hold no comma.
         command: as a shell reads it.
         requires: targets that must be made before.
     """
@@ -40,7 +40,7 @@ def emitted_lines(grids: "Sequence[tuple[Grid, GridOptions]]", form: Form) -> It
         form: `commands` for one command a line; `make` for a makefile.
 
     Raises:
-        UserError: if the variants of a sweep have different levels or data seeds.
+        UserError: if the variants of a sweep have different levels, data seeds or methods.
     """
     commands = [command for grid, options in grids for command in stage_commands(grid, options)]
     if form == "commands":
@@ -64,24 +64,25 @@ def stage_commands(grid: "Grid", options: GridOptions) -> Iterator[StageCommand]
         options: that the commands repeat.
 
     Raises:
-        UserError: if the variants of a sweep have different levels or data seeds.
+        UserError: if the variants of a sweep have different levels, data seeds or methods.
     """
-    first, *others = [experiment.subsample for experiment in grid.experiments]
-    if any((item.levels, item.seeds) != (first.levels, first.seeds) for item in others):
+    first, *others = grid.experiments
+    cells = first.subsample.levels, first.subsample.seeds, first.methods
+    if any((item.subsample.levels, item.subsample.seeds, item.methods) != cells for item in others):
         raise UserError(
-            f"{options.config}: the variants of the sweep have different levels or data seeds, but "
-            "a command of a stage runs all variants",
+            f"{options.config}: the variants of the sweep have different levels, data seeds or "
+            "methods, but a command of a stage runs all variants",
             "write a config for each of them",
         )
     trainings = []
-    for level in first.levels:
-        for seed in first.seeds:
+    for level in first.subsample.levels:
+        for seed in first.subsample.seeds:
             for command in _commands_of_cell(grid, options, level, seed):
                 if command.stage == "train":
                     trainings.append(command.target)
                 yield command
     if trainings:
-        target = f"report-{grid.layout.name}"
+        target = f"report,{grid.layout.name}"
         yield StageCommand("report", target, command_line("report", options), trainings)
 
 
@@ -93,10 +94,10 @@ def _commands_of_cell(
     experiments = [item for item in grid.experiments if item.has_trials(seed)]
     if not experiments:
         return
-    cell = f"{grid.layout.name}-{level_name(level)}-{seed}"
+    cell = f"{grid.layout.name},{level_name(level)},{seed}"
     chosen: Flags = [("--level", level), ("--seed", seed)]
     line = command_line("subsample", options, chosen)
-    draw = StageCommand("subsample", f"subsample-{cell}", line)
+    draw = StageCommand("subsample", f"subsample,{cell}", line)
     yield draw
     for method in dict.fromkeys(name for item in experiments for name in item.methods):
         users = [item for item in experiments if method in item.methods]
@@ -106,7 +107,7 @@ def _commands_of_cell(
             named: Flags = [] if method == "gpt3mix" else [("--method", method)]
             rows = StageCommand(
                 stage,
-                f"{stage}-{cell}-{method}",
+                f"{stage},{cell},{method}",
                 command_line(stage, options, [*named, *chosen]),
                 requires,
             )
@@ -117,4 +118,4 @@ def _commands_of_cell(
         ):
             flags: Flags = [("--method", method), ("--classifier", name), *chosen]
             command = command_line("train", options, flags)
-            yield StageCommand("train", f"train-{cell}-{method}-{name}", command, requires)
+            yield StageCommand("train", f"train,{cell},{method},{name}", command, requires)

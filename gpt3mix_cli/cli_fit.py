@@ -34,8 +34,7 @@ def fit(
 ) -> None:
     """Choose the best method and classifier by validation, train on all rows, save the model."""
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
-    process.finish_work_in_flight()
-    with opt.open_grid(options) as (display, grid):
+    with process.finishing_work_in_flight(), opt.open_grid(options) as (display, grid):
         from .grid.fit import fit as run_fit
 
         grid.configure_training(jobs, None)

@@ -1,5 +1,6 @@
 """The command `run`, added to those of `cli`."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,8 @@ from . import cli_options as opt
 from . import process
 from .cli_emit import Form, emitted_lines
 from .errors import UserError
-from .stopping import stop_if_requested
+from .files import resolve_output
+from .stopping import Interrupted
 
 if TYPE_CHECKING:
     from .console import Display
@@ -61,7 +63,6 @@ def run(
     json: opt.Json = False,
 ) -> None:
     """Run whole experiments: every stage on every cell, then the report."""
-    process.finish_work_in_flight()
     files = [
         opt.GridOptions(path, out, overrides or (), force, quiet, json)
         for path in experiment_files(configs)
@@ -71,6 +72,9 @@ def run(
         grids = [opt.load_grid(options, display) for options in files]
         refuse_equal_names(files, grids)
         if emit:
+            other = {"--jobs": jobs, "--tensorboard": tensorboard, "--force": force, "--json": json}
+            places = {"--executor": executor != "processes", "--address": address}
+            refuse_other_flags({**other, **places, "--junit": junit})
             display.print_lines(emitted_lines(list(zip(grids, files, strict=True)), emit))
             return
         if dry_run:
@@ -79,7 +83,8 @@ def run(
         for grid in grids:
             grid.configure_training(jobs, tensorboard)
             executors.choose_executor(grid, executor, address)
-        results = run_grids(display, grids, junit)
+        with process.finishing_work_in_flight():
+            results = run_grids(display, grids, junit)
         from .layout import report_folder
         from .report import report as make_report
 
@@ -104,19 +109,40 @@ def show_steps(display: "Display", grids: "list[Grid]", as_json: bool) -> None:
 
 
 def run_grids(display: "Display", grids: "list[Grid]", junit: Path | None) -> "list[StepResult]":
-    """Run experiments one after the other; return the results of their steps."""
+    """Run experiments one after the other; return the results of their steps.
+
+    Raises:
+        Interrupted: if a signal asked to stop before all was done.
+    """
     from .grid.junit import write_junit
 
+    if junit:
+        resolve_output(junit)  # before hours of work
     results = []
     try:
         for grid in grids:
             with closing(grid):
                 results += [display.log_result(result) for result in grid.run()]
-            stop_if_requested()
     finally:
         if junit:
             write_junit(junit, grids)
+    for result in results:
+        if isinstance(result, Interrupted):
+            raise result
     return results
+
+
+def refuse_other_flags(flags: Mapping[str, object]) -> None:
+    """Check that no flag is given that the printed commands would not repeat.
+
+    Raises:
+        UserError: if one is.
+    """
+    if given := [name for name, value in flags.items() if value]:
+        raise UserError(
+            f"--emit prints the commands of the stages, which {given[0]} would not reach",
+            f"leave out {given[0]}, or add it to the commands that take it",
+        )
 
 
 def experiment_files(paths: list[Path]) -> list[Path]:

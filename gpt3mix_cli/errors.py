@@ -1,7 +1,7 @@
 """What may go wrong for a user, and how a stage reports progress and warnings.
 
     UserError           exit code 2: the input is wrong (usage, config, data, a missing package)
-    ├── OutputError     exit code 2: an output cannot be written, or is not to be replaced
+    ├── OutputError     exit code 2: an output cannot be written, or has other settings
     ├── OutputInUse     exit code 2: another process is writing an output
     └── StoppedShort    exit code 3: not all work is done; a new run continues where it stopped
 
@@ -77,7 +77,7 @@ class StoppedShort(UserError):
 
 
 class OutputError(UserError):
-    """An output cannot be written, or is not to be replaced: other steps would fail too."""
+    """An output cannot be written, or is finished with other settings: as others would be."""
 
 
 class OutputInUse(UserError):

@@ -116,9 +116,7 @@ def protect_output(
         is_finished = manifest.complete and keep_finished and not (names <= SIZES and not changed)
     if not options.force and edits:
         what = f"{edits}; different now: {shown_list(differences)}" if differences else edits
-        raise OutputError(
-            f"{output}: {what}", _edits_hint(output, manifest, options, keep_finished)
-        )
+        raise UserError(f"{output}: {what}", _edits_hint(output, manifest, options, keep_finished))
     if not options.force and differences and is_finished:
         raise finished_with_other_settings(output, differences, options)
     if edits or (differences and keep_finished):

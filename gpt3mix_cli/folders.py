@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,13 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
             f"{path}: reading Excel files needs openpyxl",
             "pip install 'gpt3mix[excel]', or save the sheet as CSV",
         ) from None
-    with workbook_errors(path):
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        for number, values in enumerate(book.worksheets[0].iter_rows(values_only=True), 1):
+    with (
+        workbook_errors(path),
+        closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book,
+    ):
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # some programs write a wrong size, which would hide rows
+        for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
             if any(value is not None for value in values):
                 yield number, values
 

@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -65,10 +66,15 @@ def handle_signals() -> None:
             signal.signal(number, _on_signal)
 
 
-def finish_work_in_flight() -> None:
-    """From now on let a first signal only begin nothing new; the second one interrupts."""
+@contextlib.contextmanager
+def finishing_work_in_flight() -> Iterator[None]:
+    """In the block, let a first signal only begin nothing new; the second one interrupts."""
     global _finishes_work
     _finishes_work = True
+    try:
+        yield
+    finally:
+        _finishes_work = False
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

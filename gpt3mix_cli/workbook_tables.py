@@ -1,16 +1,28 @@
-"""An Excel file whose copy gets more columns: its first sheet is labelled, all else stays."""
+"""An Excel file whose copy gets more columns: its first sheet is labelled.
+
+The copy has what openpyxl keeps: cells, formulas, formats and the other sheets. It loses the stored
+results of formulas until a spreadsheet program saves the file, and things like shapes.
+"""
 
 import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UserError
 from .files import STDIO, Writer
 from .folders import header_names, sheet_rows, workbook_errors
 from .tables import require_columns
 from .text_tables import Chunk, TableOptions, TextTable, Values, Write, refuse_clash
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+    from openpyxl.worksheet.worksheet import Worksheet
+
+MAX_COLUMNS = 16_384  # of a sheet, in Excel
 
 
 class WorkbookTable(TextTable):
@@ -52,17 +64,15 @@ class WorkbookTable(TextTable):
     @contextmanager
     def writer(self, stream: Writer, columns: Sequence[str]) -> Iterator[Write]:
         """Yield a function that writes a chunk; the file is complete when the block ends."""
-        import openpyxl
-
         refuse_clash(str(self._path), self._header, columns)
-        with workbook_errors(self._path), warnings.catch_warnings(record=True) as losses:
-            warnings.simplefilter("always")
-            book = openpyxl.load_workbook(self._path, keep_vba=self._path.suffix == ".xlsm")
-        for message in dict.fromkeys(str(loss.message) for loss in losses):
-            self._warn(f"{self._path}: {message}")
+        book = self._open_copy()
         sheet = book.worksheets[0]
-        used = (cell.column for row in sheet.iter_rows() for cell in row if cell.value is not None)
-        first = max(used, default=0) + 1
+        first = _first_free_column(sheet)
+        if first + len(columns) > MAX_COLUMNS + 1:
+            raise UserError(
+                f"{self._path}: the first sheet has no free columns for {', '.join(columns)}",
+                "unmerge cells that reach to the last column, or save the sheet as CSV",
+            )
 
         def put(row: int, offset: int, value: object) -> None:
             cell = sheet.cell(row, first + offset, value)
@@ -80,3 +90,32 @@ class WorkbookTable(TextTable):
         buffer = io.BytesIO()
         book.save(buffer)
         stream.write(buffer.getvalue())
+
+    def _open_copy(self) -> "Workbook":
+        """Return the workbook to be changed; warn of what its copy will lose."""
+        import openpyxl
+
+        has_macros = self._path.suffix.lower() == ".xlsm"
+        with workbook_errors(self._path), warnings.catch_warnings(record=True) as losses:
+            warnings.simplefilter("always")
+            book = openpyxl.load_workbook(self._path, keep_vba=has_macros)
+        messages = [str(loss.message) for loss in losses]
+        if any(_has_formula(sheet) for sheet in book.worksheets):
+            messages.append(
+                "the copy has formulas without their results; open and save it in a spreadsheet "
+                "program before another tool, such as pandas, reads them"
+            )
+        for message in dict.fromkeys(messages):
+            self._warn(f"{self._path}: {message}")
+        return book
+
+
+def _has_formula(sheet: "Worksheet") -> bool:
+    return any(cell.data_type == "f" for row in sheet.iter_rows() for cell in row)
+
+
+def _first_free_column(sheet: "Worksheet") -> int:
+    """Return the column after all values and merged cells, of which only the first is writable."""
+    used = (cell.column for row in sheet.iter_rows() for cell in row if cell.value is not None)
+    merged = (cells.max_col for cells in sheet.merged_cells.ranges)
+    return max(chain(used, merged), default=0) + 1

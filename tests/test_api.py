@@ -67,8 +67,8 @@ def test_an_experiment_runs_from_python(tmp_path: Path) -> None:
     results = list(grid.run())
     assert [result.output.name for result in results] == [
         "train.jsonl",
+        "eda.jsonl",  # all rows come first, so that an LM leaves the memory to trainings
         "none.linear.jsonl",
-        "eda.jsonl",
         "eda.linear.jsonl",
     ]
     (cell,) = grid.cells("4/class", 0)
@@ -230,6 +230,19 @@ def test_columns_that_predict_adds_are_not_replaced() -> None:
     for rows in ([row], pd.DataFrame([row])):
         with pytest.raises(UserError, match="have a column 'predicted' already"):
             gpt3mix_cli.predict(SAVED, rows)
+
+
+@pytest.mark.parametrize("value", [5, 2.5, True, ["A film."]])
+def test_a_value_that_is_no_text_is_refused_with_its_row(value: Any) -> None:
+    missing = [None, float("nan"), pd.NA, pd.NaT, " "]
+    rows = [{"text": text} for text in missing]
+    for form in (rows, pd.DataFrame(rows)):
+        done = pd.DataFrame(gpt3mix_cli.predict(SAVED, form))
+        assert done.predicted.isna().all()
+    rows.append({"text": value})
+    for form in (rows, pd.DataFrame(rows)):
+        with pytest.raises(UserError, match=r"data, row 5: column 'text' has .* which is no text"):
+            gpt3mix_cli.predict(SAVED, form)
 
 
 def test_wrong_values_and_levels_are_user_errors(tmp_path: Path) -> None:

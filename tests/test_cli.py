@@ -199,6 +199,7 @@ sys.exit(max(main(command) for command in json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 def test_another_process_folder_and_hash_seed_give_the_same_bytes(
     chained: Path, mine: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_run_writes_the_same_files_as_the_commands_by_hand(
     assert len(linear_rows(tmp_path / "results")) == 20
 
 
+@pytest.mark.slow
 def test_run_writes_the_same_trials_of_an_encoder_as_the_commands_by_hand(
     chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
@@ -323,6 +325,7 @@ def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_finishes_the_next_time_with_the_same_files(
     chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
@@ -785,16 +788,11 @@ def test_the_help_of_every_command_loads_nothing_heavy(tmp_path: Path) -> None:
     # Typer 0.29 itself builds the parameters of a command with pydantic; our models stay out.
     assert not (HEAVY - {"pydantic"}) & set(results[-1][2])
     ours = {name for name in results[-1][2] if name.startswith("gpt3mix_cli")}
-    assert ours == {
+    assert {name for name in ours if not name.startswith("gpt3mix_cli.cli")} == {
         "gpt3mix_cli",
-        "gpt3mix_cli.cli",
-        "gpt3mix_cli.cli_fit",
-        "gpt3mix_cli.cli_hints",
-        "gpt3mix_cli.cli_init",
-        "gpt3mix_cli.cli_labels",
-        "gpt3mix_cli.cli_options",
         "gpt3mix_cli.errors",
         "gpt3mix_cli.process",
+        "gpt3mix_cli.stopping",
     }
 
 
@@ -957,7 +955,7 @@ BROKEN: dict[str, tuple[Break, Sequence[str], Sequence[str]]] = {
     "no class left": (
         put("train.csv", "stars,review\n5,fine\n5,good\n"),
         [],
-        ["no training row has the class 'bad'"],
+        ["the training rows have one class only: good"],
     ),
     "results under a file": (
         put("file", ""),

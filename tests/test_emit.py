@@ -53,14 +53,30 @@ def test_what_a_command_requires_comes_before_it(config: Path) -> None:
         assert item.target not in seen
         seen.add(item.target)
         if item.stage == "train" and "--method eda" in item.command:
-            assert item.requires[0].startswith("baseline-")
+            assert item.requires[0].startswith("baseline,")
 
 
 def test_a_sweep_has_a_command_for_all_of_its_variants(config: Path) -> None:
     swept = commands(config, "sweep={augment.k: [1, 2]}")
     assert [item.target for item in swept] == [item.target for item in commands(config)]
-    with pytest.raises(UserError, match="different levels or data seeds"):
+    with pytest.raises(UserError, match="different levels, data seeds or methods"):
         commands(config, "sweep={subsample.seeds: [1, 2]}")
+
+
+def test_names_that_end_alike_have_targets_of_their_own(config: Path) -> None:
+    names = (
+        "baselines=[{kind: eda}, {kind: aeda, name: eda-b}]",
+        "classifiers=[{kind: linear}, {kind: linear, name: b-linear}]",
+    )
+    targets = [item.target for item in commands(config, *names)]
+    assert len(set(targets)) == len(targets)
+
+
+def test_a_flag_that_the_commands_would_not_repeat_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(config), "--emit", "commands", "--jobs", "2"]) == 2
+    assert "which --jobs would not reach" in capsys.readouterr().err
 
 
 def test_lines_are_read_back_by_a_shell(config: Path) -> None:

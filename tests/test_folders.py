@@ -1,5 +1,6 @@
 """Rows of folders and of Excel files."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,22 @@ def test_an_excel_file(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(UserError, match="cannot be read as an Excel file"):
         list(read_rows(tmp_path / "a.xlsx", NEEDED))
+
+
+def test_a_wrong_size_in_an_excel_file_hides_no_rows(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for values in (["id", "text", "label"], [1, "fine", "p"], [], [2, "dull", "n"]):
+        book.active.append(values)
+    book.save(tmp_path / "right.xlsx")
+    with (
+        zipfile.ZipFile(tmp_path / "right.xlsx") as right,
+        zipfile.ZipFile(tmp_path / "wrong.xlsx", "w") as wrong,
+    ):
+        for name in right.namelist():
+            content = right.read(name)
+            wrong.writestr(name, content.replace(b'<dimension ref="A1:C4"', b'<dimension ref="A1"'))
+            assert (wrong.read(name) != content) == (name == "xl/worksheets/sheet1.xml")
+    expected = [values for _, values in read_rows(tmp_path / "right.xlsx", NEEDED)]
+    assert [row["text"] for row in expected] == ["fine", "dull"]
+    assert [values for _, values in read_rows(tmp_path / "wrong.xlsx", NEEDED)] == expected

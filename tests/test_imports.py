@@ -6,7 +6,7 @@ files, functions and `__init__` pages keep to their limits.
 
 import ast
 import graphlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,10 +193,29 @@ def is_inside(module: str, packages: set[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
+def for_each(names: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """Make one test of a check of many modules: a thousand tests would take a minute."""
+
+    def decorate(check: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            problems = []
+            for name in names:
+                try:
+                    check(name)
+                except AssertionError as error:
+                    problems.append(f"{name}: {error}")
+            assert not problems, "\n".join(problems)
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
+
+
 # Layers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", TREES)
+@for_each(TREES)
 def test_imports_point_down_and_no_stage_imports_another(module: str) -> None:
     source = top(module)
     assert source in LAYER, "a new module at the top level needs its layer here"
@@ -249,7 +268,7 @@ VARIANT_USERS = {
 SHARED = {"train.setfit": {"train.linear"}}
 
 
-@pytest.mark.parametrize("variant", sorted(variants()))
+@for_each(sorted(variants()))
 def test_only_its_opener_imports_a_variant(variant: str) -> None:
     for module in TREES:
         for imported, statement in own_imports(module):
@@ -268,7 +287,7 @@ def test_every_kind_of_variant_has_an_opener() -> None:
 # Libraries ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", TREES)
+@for_each(TREES)
 def test_libraries_are_imported_where_they_belong(module: str) -> None:
     for statement in imports_of(module):
         for name in statement.names:
@@ -281,7 +300,7 @@ def test_libraries_are_imported_where_they_belong(module: str) -> None:
                 assert is_inside(module, LIGHT[library]), where
 
 
-@pytest.mark.parametrize("module", [m for m in TREES if not is_inside(m, LAZY_PACKAGES)])
+@for_each([m for m in TREES if not is_inside(m, LAZY_PACKAGES)])
 def test_a_lazy_package_is_imported_inside_functions(module: str) -> None:
     for imported, statement in own_imports(module):
         if is_inside(imported, LAZY_PACKAGES):
@@ -302,12 +321,12 @@ def test_the_reader_of_imports_sees_known_imports() -> None:
 # Shape -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", TREES)
+@for_each(TREES)
 def test_a_file_has_at_most_400_lines(module: str) -> None:
     assert len(PATHS[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize("module", TREES)
+@for_each(TREES)
 def test_a_function_has_at_most_seven_parameters(module: str) -> None:
     for node in ast.walk(TREES[module]):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -319,7 +338,7 @@ def test_a_function_has_at_most_seven_parameters(module: str) -> None:
         assert len(names) <= MAX_PARAMETERS, f"{module}, line {node.lineno}: {node.name}"
 
 
-@pytest.mark.parametrize("page", sorted(PAGES - {""}))
+@for_each(sorted(PAGES - {""}))
 def test_a_page_only_exports(page: str) -> None:
     """A docstring, imports and `__all__`; the package's own page also loads its names lazily."""
     docstring, *statements = TREES[page].body
@@ -345,7 +364,7 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("module", [module for module in TREES if module not in COMMAND_LINE])
+@for_each([module for module in TREES if module not in COMMAND_LINE])
 def test_only_the_command_line_prints_reads_arguments_and_exits(module: str) -> None:
     for node in ast.walk(TREES[module]):
         text = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
@@ -357,7 +376,7 @@ def test_only_the_command_line_prints_reads_arguments_and_exits(module: str) -> 
     assert not [item.line for item in imports_of(module) if "logging" in item.names]
 
 
-@pytest.mark.parametrize("module", TREES)
+@for_each(TREES)
 def test_no_global_generator_is_seeded_or_drawn_from(module: str) -> None:
     """torch's is seeded in a classifier, inside a fork that restores the caller's state."""
     imports_random = "import random" in map(ast.unparse, TREES[module].body)
@@ -372,7 +391,7 @@ def test_no_global_generator_is_seeded_or_drawn_from(module: str) -> None:
             assert called == "random.Random", where
 
 
-@pytest.mark.parametrize("module", [module for module in TREES if top(module) != "settings"])
+@for_each([module for module in TREES if top(module) != "settings"])
 def test_kinds_differ_by_what_they_declare(module: str) -> None:
     """No `isinstance(x, PromptSettings)`; only the port knows which LM costs money."""
     for node in ast.walk(TREES[module]):

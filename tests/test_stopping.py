@@ -17,14 +17,14 @@ import sys, time
 from gpt3mix_cli import cli, process, stopping
 
 def work(**options):
-    process.finish_work_in_flight()
-    print("works", flush=True)
-    while not stopping.is_stop_requested():
-        time.sleep(0.01)
-    print("finishes", flush=True)
-    if "stubborn" in sys.argv:
-        time.sleep(60)
-    stopping.stop_if_requested()
+    with process.finishing_work_in_flight():
+        print("works", flush=True)
+        while not stopping.is_stop_requested():
+            time.sleep(0.01)
+        print("finishes", flush=True)
+        if "stubborn" in sys.argv:
+            time.sleep(60)
+        stopping.stop_if_requested()
 
 cli.app = work
 process.handle_signals()

@@ -1,5 +1,7 @@
 """Keeps the rows that finished trials were trained on, before others are generated or paid for."""
 
+import math
+
 from ..errors import UserError
 from ..existing_outputs import OTHER_NAME
 from ..layout import Layout, TrialKey
@@ -50,7 +52,12 @@ def _other_size(rows: Manifest, experiment: Experiment, limit: int | None) -> st
     if was is not None and was != ratio:
         return f"augment.ratio {was:g} -> {ratio:g}"
     # Trials on a preview, whose limit is lifted, are repeated.
-    is_cut = limit is not None and rows.complete and rows.settings.get("limit") is None
+    is_cut = (
+        limit is not None
+        and rows.complete
+        and rows.settings.get("limit") is None
+        and rows.counts.get("wanted", math.inf) > limit
+    )
     return f"--limit none -> {limit}" if is_cut else ""
 
 

@@ -63,10 +63,13 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
     patient = copy.copy(grid)
     patient.options = replace(grid.options, waits=True)
     attempts.run_step = patient.run_step
+    left = [step for step in missing if id(step) not in attempts.outcomes]
     again = attempts.begin_second_round(missing)
     if is_stop_requested():
-        left = sum(id(step) not in attempts.outcomes for step in missing) + len(again)
-        yield missing[-1], Interrupted(f"{INTERRUPTED}: {left} of {len(steps)} steps are left")
+        left = [*again, *left]
+        if left:
+            count = f"{len(left)} of {len(steps)} steps are left"
+            yield left[-1], Interrupted(f"{INTERRUPTED}: {count}")
     else:
         yield from _run_round(grid, again, attempts, "repeated steps")
 

@@ -74,7 +74,7 @@ def select_trainings(
     Raises:
         UserError: if there is none, or a name is unknown.
     """
-    known = [item.name for item in grid.experiments[0].classifiers]
+    known = [item.name for variant in grid.experiments for item in variant.classifiers]
     if not known:
         raise UserError(
             "`classifiers:` is empty, so there is nothing to train",
@@ -144,15 +144,19 @@ def check_known(kind: str, name: str, names: Sequence[str]) -> None:
         UserError: if it does not.
     """
     if name not in names:
-        raise UserError(f"the config has no {kind} '{name}'", f"its {kind}s: {', '.join(names)}")
+        listed = ", ".join(dict.fromkeys(names))
+        raise UserError(f"the config has no {kind} '{name}'", f"its {kind}s: {listed}")
 
 
 def _methods(
     grid: Grid, experiment: Experiment, names: Sequence[str], augmented: Sequence[Path]
 ) -> Sequence[str]:
+    known = [method for variant in grid.experiments for method in variant.methods]
     for name in names:
         if augmented:
             check_method_name(name)
         else:
-            check_known("method", name, experiment.methods)
-    return names or ([grid.method_of(augmented)] if augmented else experiment.methods)
+            check_known("method", name, known)
+    if augmented:
+        return names or [grid.method_of(augmented)]
+    return [name for name in names or experiment.methods if name in experiment.methods]

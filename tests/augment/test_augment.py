@@ -797,6 +797,7 @@ class CountingLM:
         return self.lm.describe()
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
     bundled: LM, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:
@@ -817,6 +818,7 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
     assert counting.blocks == resumed.manifest.counts["asked"] // 8 - 2
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_hash_seed(
     tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
 ) -> None:

@@ -487,6 +487,7 @@ grid.augment(cell, "backtranslate", 0)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_asks_for_the_batch_in_flight_only(
     marian: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ import gpt3mix_cli
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid.executors.opener import ExecutorOptions, TrialDemand
+from gpt3mix_cli.lm import Request, open_lm
+from gpt3mix_cli.settings import LocalLMSettings
 from gpt3mix_cli.train import TrialJob, WorkerDied
 
 pytestmark = [
@@ -72,6 +74,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = {"include_dashboard": False, "object_store_memory": STORE}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", f"{package}{os.pathsep}{work}")  # of the nodes
         patch.syspath_prepend(str(work))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})
@@ -204,3 +207,29 @@ def test_results_messages_and_errors_of_workers_come_back(work: ModuleType, tmp_
     assert sorted(warnings) == [f"job {job.trial} warns" for job in JOBS]
     for job in JOBS:
         assert (f"job {job.trial}", 1, 2, "half of it") in progress
+
+
+def test_the_lm_answers_as_here_and_outlives_its_workers(cluster: Any, tiny_lm: Path) -> None:
+    settings = LocalLMSettings(kind="local", model=str(tiny_lm), batch_size=4)
+    requests = [Request(number, "Movie review:", number, 8) for number in range(6)]
+    answers = list(open_lm(settings).complete(requests))
+    with executor() as ray_executor:
+        lm = ray_executor.open_lm(settings)
+        assert lm.info.fingerprint == open_lm(settings).info.fingerprint
+        assert list(lm.complete(requests)) == answers
+        import ray
+
+        until(lambda: len(lm._pool._idle) == 2 or lm._pool.release(lm._take()))
+        for worker in lm._pool._idle:
+            ray.kill(worker)
+        assert list(lm.complete(requests)) == answers
+        assert lm.score(["Movie review:"], [" good", " bad"]) == open_lm(settings).score(
+            ["Movie review:"], [" good", " bad"]
+        )
+
+
+def test_a_folder_that_a_node_lacks_is_reported(cluster: Any, tmp_path: Path) -> None:
+    missing = LocalLMSettings(kind="local", model=str(tmp_path / "model"))
+    with executor() as ray_executor, pytest.raises(UserError, match=r"node .*/model") as caught:
+        ray_executor.open_lm(missing)
+    assert "a folder that all nodes share" in caught.value.hint

@@ -7,10 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gpt3mix_cli import stopping
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import OutputError, StoppedShort, UserError
 from gpt3mix_cli.grid import AugmentStep, Grid, Step, SubsampleStep
+from gpt3mix_cli.grid.junit import write_junit
 from gpt3mix_cli.records import StageResult
 from gpt3mix_cli.train import TrialExecutor, run_serially
 
@@ -74,6 +76,46 @@ def test_what_fails_twice_is_listed_and_the_same_command_resumes(tmp_path: Path)
     again = flaky(tmp_path)
     assert all(isinstance(result, StageResult) for result in again.run())
     assert set(again.calls) == {name for name in map(str, grid.steps()) if "seed 0" in name}
+
+
+def test_a_signal_while_done_work_is_recognised_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(flaky(tmp_path).run())
+    monkeypatch.setattr(stopping, "_is_requested", True)
+    again = flaky(tmp_path)
+    assert all(isinstance(result, StageResult) for result in again.run())
+    assert len(again.outcomes) == len(again.steps())
+
+
+def test_after_a_signal_what_is_left_is_counted_and_skipped_in_junit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_is_requested", False)
+    grid = flaky(tmp_path)
+    for number, _ in enumerate(grid.run(), 1):
+        if number == 3:
+            monkeypatch.setattr(stopping, "_is_requested", True)
+    error = grid.outcomes[-1][1]
+    assert isinstance(error, stopping.Interrupted)
+    assert error.message == "interrupted: 5 of 8 steps are left"
+    write_junit(tmp_path / "junit.xml", [grid])
+    (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.get("failures"), suite.get("skipped")) == ("0", "2")
+
+
+def test_an_edited_file_does_not_hold_up_other_cells(tmp_path: Path) -> None:
+    list(flaky(tmp_path).run())
+    folders = sorted((tmp_path / "results").rglob("seed-*"))
+    with (folders[0] / "eda.jsonl").open("a") as stream:
+        stream.write("\n")
+    for path in (tmp_path / "results").rglob("trials/eda.*"):
+        path.unlink()
+    results = list(flaky(tmp_path).run())
+    failed = [result.message for result in results if isinstance(result, UserError)]
+    assert "eda.jsonl: was changed after it was written" in failed[0]
+    assert len(failed) == 2
+    assert (folders[1] / "trials" / "eda.linear.jsonl").exists()
 
 
 def test_no_further_step_begins_where_nothing_can_be_written(tmp_path: Path) -> None:

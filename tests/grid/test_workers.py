@@ -307,6 +307,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_trial_is_reported_and_the_same_command_repeats_only_it(
     small: Path, tmp_path: Path
 ) -> None:
@@ -422,6 +423,7 @@ def undisturbed(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return contents(folder)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_its_workers_and_it_resumes(
     small: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:

@@ -49,6 +49,7 @@ def killed_runs(url: str, folder: Path, kills: int, rows: int) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.slow
 def test_twenty_kills_repeat_only_requests_in_flight(tmp_path: Path) -> None:
     rows, kills = 400, 20
     with running(delay=0.02) as server:

@@ -195,6 +195,7 @@ def test_libraries_are_the_recorded_ones_with_their_licences() -> None:
         assert record["licence"] in ("MIT", "ISC", "BSD-3-Clause", "Apache-2.0")
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     experiment(tmp_path / "run", rows=3)
     both = []

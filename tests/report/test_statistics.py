@@ -96,7 +96,7 @@ def test_the_permutation_test_is_scipys(differences: list[float]) -> None:
     assert permutation_p([differences])[0] == pytest.approx(expected)
 
 
-@settings(deadline=None)  # pandas on a busy machine
+@settings(deadline=None, max_examples=25)  # SciPy's permutations take their time
 @given(FIGURES.filter(any))
 def test_wilcoxons_test_is_scipys_with_ties_and_zeros(differences: list[float]) -> None:
     expected = scipy.stats.wilcoxon(

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,61 @@ def test_an_excel_file_keeps_its_sheets_formulas_and_formats(model: Path, tmp_pa
     assert copy["more"]["A1"].value == "kept"
     counts = result.manifest.counts
     assert (counts["rows"], counts["right"], counts["unknown_labels"]) == (2, 1, 1)
+
+
+def label_workbook(
+    model: Path, book: Any, source: Path, warn: Callable[[str], object] = lambda message: None
+) -> Any:
+    """Label an Excel file; return the sheet of the copy."""
+    import openpyxl
+
+    book.save(source)
+    output = source.with_name(f"out{source.suffix}")
+    predict(model, source, output, StageOptions(callbacks=Callbacks(warn=warn)))
+    return openpyxl.load_workbook(output).worksheets[0]
+
+
+def headings(*merged: str) -> Any:
+    """Return a workbook with a section heading, and cells that are merged."""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in (["body", "label"], ["crash", "bug"], ["Section"], ["refund", None]):
+        book.active.append(row)
+    for cells in merged:
+        book.active.merge_cells(cells)
+    return book
+
+
+def test_new_columns_of_an_excel_file_are_beyond_merged_cells(model: Path, tmp_path: Path) -> None:
+    sheet = label_workbook(model, headings("A3:D3"), tmp_path / "in.xlsx")
+    rows = list(sheet.iter_rows(values_only=True))
+    assert rows[0] == ("body", "label", None, None, "predicted", "prob")
+    assert [row[4] for row in rows[1::2]] == CLASSES
+    assert [str(cells) for cells in sheet.merged_cells.ranges] == ["A3:D3"]
+
+
+def test_an_excel_file_without_free_columns_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no free columns for predicted, prob"):
+        label_workbook(model, headings("A3:XFC3"), tmp_path / "in.xlsx")
+    assert not (tmp_path / "out.xlsx").exists()
+
+
+def test_formulas_that_lose_their_results_are_reported(model: Path, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    book = headings()
+    label_workbook(model, book, tmp_path / "in.xlsx", warnings.append)
+    assert not warnings
+    book.create_sheet("more")["A1"] = "=6*7"
+    label_workbook(model, book, tmp_path / "in.xlsx", warnings.append)
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{tmp_path / 'in.xlsx'}: the copy has formulas without their")
+
+
+def test_an_excel_file_with_macros_keeps_its_kind(model: Path, tmp_path: Path) -> None:
+    label_workbook(model, headings(), tmp_path / "in.XLSM")
+    with zipfile.ZipFile(tmp_path / "out.XLSM") as archive:
+        assert b"macroEnabled" in archive.read("[Content_Types].xml")
 
 
 def test_a_table_without_rows_gets_the_columns_and_a_warning(model: Path, tmp_path: Path) -> None:

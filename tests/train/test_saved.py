@@ -209,7 +209,7 @@ def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: P
     original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "gpt3mix_cli.grid.runner.save_model", lambda runner, *rest: runners.append(runner)
+            "gpt3mix_cli.grid.stages.save_model", lambda runner, *rest: runners.append(runner)
         )
         grid.train(TrainStep(cell, "eda", settings, save_model=tmp_path / "model"))
     rows = [
@@ -663,13 +663,19 @@ BROKEN: dict[str, tuple[str, Callable[[Path, Path], None], Sequence[str]]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_bad_input_is_reported_and_an_earlier_output_is_kept(
-    kept: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    kept: Experiment,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
 ) -> None:
     kind, spoil, expected = BROKEN[name]
     shutil.copytree(kept.folder / kind, tmp_path / "model")
     source = rows(tmp_path / "in.jsonl", {"text": "fine"})
     predict(kept.folder / "linear", source, tmp_path / "out.jsonl")
     spoil(tmp_path / "model", source)
+    monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path_factory.mktemp("cache")))
     before = files(tmp_path)
     assert (
         main(

@@ -8,6 +8,7 @@ worker or node that dies costs the trials that it was running, which run again e
 import contextlib
 import importlib.util
 import io
+import math
 import os
 import pickle
 import signal
@@ -56,7 +57,10 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns of a change to come
 }
 MESSAGES = 10_000  # progress and warnings that wait for the driver; further ones are dropped
-NO_CLUSTER = "start one with `ray start --head`, or leave out --address"
+NO_CLUSTER = (
+    "start one with `ray start --head`, or leave out --address; if it has a token, copy "
+    "~/.ray/auth_token from its head and export RAY_AUTH_MODE=token"
+)
 CONNECT_S = 10.0
 START_S = 120.0  # until a node has started a worker
 DIED_EACH_TIME = f"{WORKER_DIED} (tried {MAX_TRIES} times, on any node)"
@@ -146,6 +150,7 @@ class RayExecutor:
 
     def _connect(self) -> None:
         import ray
+        from ray.exceptions import RayError
 
         address = self._options.address or os.environ.get("RAY_ADDRESS")
         check_reachable(address)
@@ -159,7 +164,7 @@ class RayExecutor:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             place = address or "this machine"
             raise UserError(f"no Ray cluster at {place}: {first_line(error)}", NO_CLUSTER) from None
         if threading.current_thread() is threading.main_thread():
@@ -248,7 +253,7 @@ class RayExecutor:
 
     # Trials --------------------------------------------------------------------------------------
 
-    def _start_workers(self, pool: WorkerPool, wanted: int) -> list[Any]:
+    def _start_workers(self, pool: WorkerPool) -> list[Any]:
         """Start the workers that fit now, at least one, which may wait for a node to join."""
         import ray
 
@@ -256,9 +261,8 @@ class RayExecutor:
         fitting = int(free.get("CPU", 0) / needed["num_cpus"])
         if needed["num_gpus"]:
             fitting = min(fitting, int(free.get("GPU", 0) / needed["num_gpus"] + 1e-6))
-        count = min(wanted, max(1, fitting))
-        if self._options.jobs:
-            count = min(count, self._options.jobs - pool.size)
+        most = min(self._options.jobs or math.inf, max(1, self._demand.num_trials))
+        count = int(min(max(1, fitting), most - pool.size))
         worker = ray.remote(TrialWorker).options(**needed)
         return [worker.remote(self._queue.actor) for _ in range(count)]
 
@@ -281,7 +285,7 @@ class RayExecutor:
             while running or (waiting and not is_stop_requested()):
                 if is_stop_requested():
                     waiting.clear()
-                while waiting and (worker := self._workers.take(len(waiting))):
+                while waiting and (worker := self._workers.take()):
                     job, number = waiting.pop(0)
                     reference = worker.run.remote(content.hex(), [content], job)
                     running[reference] = job, number, worker

@@ -56,7 +56,7 @@ class RayLM:
         """End the workers."""
         self._pool.close()
 
-    def _start(self, pool: WorkerPool, wanted: int) -> list[Any]:
+    def _start(self, pool: WorkerPool) -> list[Any]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

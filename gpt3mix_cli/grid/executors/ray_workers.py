@@ -156,7 +156,7 @@ class LMWorker:
     def info(self) -> WorkerInfo:
         """Open the LM and return the facts of this worker."""
         try:
-            self._lm = open_lm(self._settings)
+            self._lm = self._lm or open_lm(self._settings)
         except UserError as error:
             raise on_this_node(error) from None
         info = self._lm.info
@@ -186,13 +186,13 @@ class WorkerPool:
     """Workers of one kind; several threads take and return them.
 
     Args:
-        start: starts workers when none is free or starting, given the pool and how many are wanted.
+        start: returns new workers of a pool, when none of it is free or starting.
         check: is called with the facts of each worker before it is used.
     """
 
     def __init__(
         self,
-        start: Callable[["WorkerPool", int], Sequence[Any]],
+        start: Callable[["WorkerPool"], Sequence[Any]],
         check: Callable[[WorkerInfo], None],
     ) -> None:
         self.paused = False  # whether no worker is handed out
@@ -200,6 +200,7 @@ class WorkerPool:
         self._idle: list[Any] = []
         self._busy: set[Any] = set()
         self._starting: dict[Any, Any] = {}  # reference to its facts -> worker
+        self._known: set[Any] = set()  # that have started
         self._failures = 0
         self._closed = False
         self._lock = threading.RLock()
@@ -221,11 +222,8 @@ class WorkerPool:
         """Whether the run has ended."""
         return self._closed
 
-    def take(self, wanted: int = 1) -> Any:
+    def take(self) -> Any:
         """Return a free worker; None if there is none yet.
-
-        Args:
-            wanted: how many workers the caller could use.
 
         Raises:
             UserError: if a worker cannot be used.
@@ -242,7 +240,7 @@ class WorkerPool:
                 self._busy.add(worker)
                 return worker
             if not self._starting:
-                started = self._start(self, wanted)
+                started = self._start(self)
                 self._starting = {worker.info.remote(): worker for worker in started}
             return None
 
@@ -259,6 +257,8 @@ class WorkerPool:
             try:
                 self._check(result_of(reference))
             except RayError as error:  # its node died, or it cannot be created there
+                if worker in self._known:
+                    continue
                 self._failures += 1
                 if self._failures >= MAX_TRIES:
                     raise StoppedShort(
@@ -267,6 +267,7 @@ class WorkerPool:
                     ) from None
                 continue
             self._failures = 0
+            self._known.add(worker)
             self._idle.append(worker)
 
     def release(self, worker: Any) -> None:
@@ -279,6 +280,9 @@ class WorkerPool:
         """End a worker that is dead, or whose work is not needed."""
         with self._lock:
             self._busy.discard(worker)
+            # Others of its node may be dead too: they must answer before they are used again.
+            self._starting |= {idle.info.remote(): idle for idle in self._idle}
+            self._idle = []
         _end([worker])
 
     def release_idle(self) -> None:
