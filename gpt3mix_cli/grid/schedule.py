@@ -60,10 +60,10 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
             grid.callbacks.warn(f"{result.message}; this run looks again after its other steps")
         elif not isinstance(result, Postponed | Interrupted):
             grid.callbacks.warn(str(result))
-    left = [step for step in missing if id(step) not in attempts.outcomes]
     patient = copy.copy(grid)
     patient.options = replace(grid.options, waits=True)
     attempts.run_step = patient.run_step
+    left = [step for step in missing if id(step) not in attempts.outcomes]
     again = attempts.begin_second_round(missing)
     if is_stop_requested():
         left = [*again, *left]
