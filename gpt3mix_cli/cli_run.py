@@ -12,7 +12,6 @@ from . import cli_options as opt
 from . import process
 from .cli_emit import Form, emitted_lines
 from .errors import UserError
-from .files import resolve_output
 from .stopping import Interrupted
 
 if TYPE_CHECKING:
@@ -114,6 +113,7 @@ def run_grids(display: "Display", grids: "list[Grid]", junit: Path | None) -> "l
     Raises:
         Interrupted: if a signal asked to stop before all was done.
     """
+    from .files import resolve_output
     from .grid.junit import write_junit
 
     if junit:

@@ -305,7 +305,9 @@ def describe(config: NewConfig) -> list[str]:
     if profile.bad_rows:
         counts = Counter(row.kind for row in profile.bad_rows).most_common()
         kinds = ", ".join(f"{count} with {kind}" for kind, count in counts)
-        lines.append(f"{len(profile.bad_rows)} rows cannot be used and are left out: {kinds}")
+        count = len(profile.bad_rows)
+        rows = "1 row is" if count == 1 else f"{count} rows are"
+        lines.append(f"{rows} left out, because they cannot be used: {kinds}")
         lines += [
             f"  {row.where}: {row.kind}"
             + (f" ('{row.label}'{'; ' * bool(row.detail)}{row.detail})" if row.label else "")
