@@ -282,7 +282,7 @@ def test_an_lm_that_no_node_can_start_is_reported_and_a_signal_ends_the_wait(
     from gpt3mix_cli.grid.executors.ray_workers import WorkerPool
 
     class WaitingLM(ray_lm.RayLM):
-        def _start(self, pool: WorkerPool, wanted: int) -> list[Any]:
+        def _start(self, pool: WorkerPool) -> list[Any]:
             return []
 
     def warn(text: str) -> None:
@@ -292,7 +292,7 @@ def test_an_lm_that_no_node_can_start_is_reported_and_a_signal_ends_the_wait(
     monkeypatch.setattr(stopping, "_is_requested", False)
     monkeypatch.setattr(ray_lm, "START_S", 0.0)
     warnings: list[str] = []
-    trial_workers = WorkerPool(lambda pool, wanted: [], lambda info: None)
+    trial_workers = WorkerPool(lambda pool: [], lambda info: None)
     lm = LocalLMSettings(kind="local", model="bundled")
     with pytest.raises(stopping.Interrupted):
         WaitingLM(lm, trial_workers, lambda info: None, warn)
