@@ -78,7 +78,7 @@ def test_a_model_that_cannot_be_removed(model: Path) -> None:
 def test_without_locks_the_first_to_finish_wins(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(lock: FileLock) -> None:
+    def refuse(lock: FileLock, **options: object) -> None:
         raise OSError(errno.ENOSYS, "no locks")
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
