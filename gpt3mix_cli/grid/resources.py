@@ -48,13 +48,20 @@ class Resources:
         self._cache: dict[str, Any] = {}
         self._unavailable: dict[str, UnavailableClassifier] = {}
         self._splits: dict[tuple[int, int], tuple[Experiment, data.Splits]] = {}
+        self._kept_splits: set[int] = set()  # by their id
         self._lock = threading.RLock()
 
     def splits(self, experiment: Experiment, data_seed: int = 0) -> data.Splits:
         """Return the task's splits; the data seed selects the fold that tests, if there are any."""
+        # Thousands of cells ask for the same ones. The experiment is kept, so its id stays its own.
+        key = id(experiment), data_seed if experiment.task.folds else 0
+        if key not in self._splits:
+            self._splits[key] = experiment, self._load_splits(experiment, key[1])
+        return self._splits[key][1]
+
+    def _load_splits(self, experiment: Experiment, seed: int) -> data.Splits:
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
-        seed = data_seed if task.folds else 0
         path = self._layout.data_path(SPLIT_FILE, experiment.variant)
         choice = data.SplitChoice(seed, path, self._divides_anew)
 
@@ -69,11 +76,9 @@ class Resources:
 
     def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
         """Return the task's splits; which rows test or are left out is written to files."""
-        # Thousands of cells ask for the same ones.
-        key = id(experiment), data_seed if experiment.task.folds else 0
-        if key in self._splits:
-            return self._splits[key][1]
         splits = self.splits(experiment, data_seed)
+        if id(splits) in self._kept_splits:
+            return splits
         with self._lock:
             path = self._layout.data_path(SPLIT_FILE, experiment.variant)
             if splits.division and path not in self._kept:
@@ -85,7 +90,7 @@ class Resources:
             if splits.bad_rows and path not in self._kept:
                 write_bad_rows(path, splits.bad_rows)
             self._kept.add(path)
-            self._splits[key] = experiment, splits
+            self._kept_splits.add(id(splits))
         return splits
 
     def augment_options(
