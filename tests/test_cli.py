@@ -325,26 +325,6 @@ def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
-def test_a_killed_run_finishes_the_next_time_with_the_same_files(
-    chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
-) -> None:
-    cell = tmp_path / "results" / "mine" / "3-per-class" / "seed-0"
-    process = start("run", mine, folder=tmp_path)
-    # The first trials are there, and GPT3Mix has started to write.
-    until((cell / "trials" / "none.linear.jsonl").exists, process)
-    until((cell / "gpt3mix.journal.sqlite").exists, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "results" / "mine" / "report").exists()
-    done = call("run", mine)
-    assert done.code == 0
-    assert not re.search(r"\D0 up to date", done.err)
-    assert contents(tmp_path / "results") == contents(chained / "results")
-    assert not list(tmp_path.rglob("*.partial"))
-
-
 def test_an_interrupted_run_exits_with_130_and_resumes(
     mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:

@@ -818,38 +818,6 @@ def test_a_run_resumed_after_a_kill_gives_the_same_bytes(
     assert counting.blocks == resumed.manifest.counts["asked"] // 8 - 2
 
 
-@pytest.mark.slow
-def test_bytes_do_not_depend_on_the_hash_seed(
-    tiny_lm: Path, task: Task, examples: list[Example], tmp_path: Path
-) -> None:
-    """A random model, balanced choice, many rejects: everything that could iterate over a set does
-    so here."""
-    settings = AugmentSettings(
-        k=3, selection="balanced", max_tokens=40, temperature=1.3, top_p=0.95
-    )
-    outputs = [tmp_path / seed / "gpt3mix.jsonl" for seed in ("1", "2")]
-    processes = [
-        child(
-            output,
-            str(tiny_lm),
-            settings,
-            task,
-            examples,
-            1,
-            blocks=99,
-            hash_seed=output.parent.name,
-        )
-        for output in outputs
-    ]
-    assert [ended(process) for process in processes] == [0, 0]
-    for place in (lambda path: path, rejects_path):
-        first, second = (place(output).read_bytes() for output in outputs)
-        assert first == second
-        assert first
-    first, second = (manifest_of(output).model_dump(exclude={"seconds"}) for output in outputs)
-    assert first == second
-
-
 def test_prompts_that_lost_examples_cause_a_warning(tmp_path: Path) -> None:
     warnings: list[str] = []
     for shortened in (0, 3):

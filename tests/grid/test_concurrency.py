@@ -150,7 +150,7 @@ def check(folder: Path, undisturbed: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [2])
 def test_two_runs_of_one_config_at_once(
     tmp_path: Path, undisturbed: dict[str, str], jobs: int
 ) -> None:
