@@ -17,6 +17,7 @@ from .stopping import Interrupted
 if TYPE_CHECKING:
     from .console import Display
     from .grid import Grid, StepResult
+    from .report import Report
 
 app = typer.Typer()
 Configs = Annotated[
@@ -84,12 +85,7 @@ def run(
             executors.choose_executor(grid, executor, address)
         with process.finishing_work_in_flight():
             results = run_grids(display, grids, junit)
-        from .layout import report_folder
-        from .report import report as make_report
-
-        inputs = opt.report_inputs([item.config for item in files], out, overrides or (), display)
-        folder = report_folder(inputs.folder)
-        display.print_report(make_report(inputs, folder, callbacks=display.callbacks), results)
+        display.print_report(report_on(grids), results)
 
 
 def show_steps(display: "Display", grids: "list[Grid]", as_json: bool) -> None:
@@ -143,6 +139,19 @@ def refuse_other_flags(flags: Mapping[str, object]) -> None:
             f"--emit prints the commands of the stages, which {given[0]} would not reach",
             f"leave out {given[0]}, or add it to the commands that take it",
         )
+
+
+def report_on(grids: "list[Grid]") -> "Report":
+    """Return the report on an experiment, or the one that several have in their common folder."""
+    if len(grids) == 1:
+        return grids[0].report()
+    from .layout import report_folder
+    from .report import ReportInput, report
+
+    names = ", ".join(grid.layout.name for grid in grids)
+    expected = [trials for grid in grids for trials in grid.expected_trials()]
+    inputs = ReportInput(names, [], expected, grids[0].out)
+    return report(inputs, report_folder(inputs.folder), callbacks=grids[0].callbacks)
 
 
 def experiment_files(paths: list[Path]) -> list[Path]:

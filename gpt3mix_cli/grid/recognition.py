@@ -1,8 +1,6 @@
 """Recognises the steps whose outputs are up to date before anything else is started."""
 
-import copy
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
@@ -30,8 +28,7 @@ def split_finished(
     """
     if grid.options.force:
         return [], list(steps)
-    checking = copy.copy(grid)  # with the same data, models and layout
-    checking.options = replace(grid.options, only_checks=True)
+    checking = grid.with_options(only_checks=True)
     finished, missing = list[tuple[Step, StageResult]](), list[Step]()
     unfinished = set[Hashable]()
     for step in steps:

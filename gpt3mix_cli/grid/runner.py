@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .expected_trials import expected_trials
+from ..layout import TrialKey
 from .schedule import FinishedStep, run_steps
 from .stages import Stages
 from .steps import REAL_ROWS_ONLY, Step, StepResult
@@ -46,7 +46,27 @@ class Grid(Stages):
 
     def expected_trials(self) -> "list[ExpectedTrials]":
         """Return the trials files that the config asks for, whether they exist or not."""
-        return expected_trials(self)
+        from ..report import ExpectedTrials
+
+        expected = []
+        for cell in self.cells():
+            experiment = self.experiment(cell)
+            for classifier in experiment.classifiers:
+                count = len(experiment.trials_for(classifier, cell.data_seed))
+                expected += [
+                    ExpectedTrials(
+                        self.layout.trials_path(TrialKey(cell, method, classifier.name)),
+                        count,
+                        cell.task,
+                        cell.level,
+                        method,
+                        classifier.name,
+                        cell.variant,
+                    )
+                    for method in experiment.methods
+                    if experiment.accepts(method, classifier)
+                ]
+        return expected
 
     def report(self, output: Path | None = None) -> "Report":
         """Report on the trials of all cells, missing ones included."""

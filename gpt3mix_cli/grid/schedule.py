@@ -5,7 +5,6 @@ failed is tried once more, and what was postponed runs on what there is then. Wh
 was writing is waited for in the second round.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -60,9 +59,7 @@ def run_steps(grid: "Stages", steps: Sequence[Step], name: str) -> Iterator[Fini
             grid.callbacks.warn(f"{result.message}; this run looks again after its other steps")
         elif not isinstance(result, Postponed | Interrupted):
             grid.callbacks.warn(str(result))
-    patient = copy.copy(grid)
-    patient.options = replace(grid.options, waits=True)
-    attempts.run_step = patient.run_step
+    attempts.run_step = grid.with_options(waits=True).run_step
     left = [step for step in missing if id(step) not in attempts.outcomes]
     again = attempts.begin_second_round(missing)
     if is_stop_requested():

@@ -1,8 +1,10 @@
 """The stages on one cell of an experiment, with what its cells share."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from ..augment import augment
 from ..data import Splits
@@ -92,6 +94,12 @@ class Stages:
         if trials:
             self.experiments = [item.with_trials(trials) for item in self.experiments]
             self._by_variant = {id(item.variant): item for item in self.experiments}
+
+    def with_options(self, **changes: bool) -> Self:
+        """Return these stages with some other options; data, models and layout are the same."""
+        other = copy.copy(self)
+        other.options = replace(self.options, **changes)  # type: ignore[arg-type]
+        return other
 
     # Cells ---------------------------------------------------------------------------------------
 

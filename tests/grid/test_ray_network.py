@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from whole_runs import contents
 
 import gpt3mix_cli
 from gpt3mix_cli.cli import main
@@ -108,13 +108,6 @@ def start(name: str, folder: Path, script: str) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): re.sub(r'"seconds": [\d.]+', "", path.read_text("utf-8"))
-        for path in folder.rglob("*.jsonl")
-    }
 
 
 @pytest.mark.usefixtures("network")

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from whole_runs import contents
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
@@ -91,17 +92,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def small(tmp_path: Path, tiny_encoder: Path) -> Path:
     (tmp_path / "small.yaml").write_text(CONFIG.format(encoder=tiny_encoder))
     return tmp_path / "small.yaml"
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Return every JSONL file under a folder, without the seconds."""
-    files = sorted(folder.rglob("*.jsonl"))
-    return {
-        str(path.relative_to(folder)): re.sub(
-            r'"seconds": [\d.]+', '"seconds": 0', path.read_text(encoding="utf-8")
-        )
-        for path in files
-    }
 
 
 def until(is_reached: Callable[[], Any]) -> None:
