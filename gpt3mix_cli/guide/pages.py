@@ -19,6 +19,7 @@ TOPICS = (
     "api",
     "reference",
     "performance",
+    "compared",
     "development",
 )
 
