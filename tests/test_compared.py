@@ -21,8 +21,8 @@ ROWS = [
     if line.startswith("| ") and not line.startswith(("| feature", "| ---"))
 ]
 TOOLS = {
-    "hypermix", "distilabel", "DataDreamer", "synthetic-data-kit", "curator", "nlpaug", "TextAttack",
-    "SetFit", "lm-eval", "inspect_ai", "DataDesigner",
+    "hypermix", "distilabel", "DataDreamer", "synthetic-data-kit", "curator", "nlpaug",
+    "TextAttack", "SetFit", "lm-eval", "inspect_ai", "DataDesigner",
 }  # fmt: skip
 
 

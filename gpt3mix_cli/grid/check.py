@@ -18,6 +18,11 @@ from ..settings import BaselineSettings, ClassifierSettings, Experiment, fingerp
 from ..subsample import rows_per_class
 from .runner import Grid
 
+# To be removed part by part when scripts/bench/gpu.sh has run on a GPU.
+UNTRIED_ON_GPU = (
+    "no part of gpt3mix has been run on a GPU yet: compare a small run with one on the CPU, see "
+    "`gpt3mix guide performance`"
+)
 MIN_FREE_BYTES = 200_000_000  # of the disk; below it a check fails
 
 
@@ -188,7 +193,8 @@ def _devices() -> str:
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     gpus = ", ".join(f"cuda:{index} {name}" for index, name in enumerate(names)) or "no GPU"
-    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), {gpus}"
+    note = f" ({UNTRIED_ON_GPU})" if names else ""
+    return f"{os.cpu_count()} CPU cores ({torch.get_num_threads()} threads), {gpus}{note}"
 
 
 def _disk(out: Path) -> Finding:
