@@ -72,6 +72,13 @@ def print_row(name: str, value: float, unit: str) -> None:
 
 def print_starts(out: Path) -> None:
     """Print the CPU time of commands that have nothing to do."""
+    print("up-to-date command                     CPU time")
+    for name, seconds in starts(out).items():
+        print_row(name, seconds, "s")
+
+
+def starts(out: Path) -> dict[str, float]:
+    """Return the CPU time of commands that have nothing to do."""
     config = [str(DEMO), "--out", str(out), *(f"--set={item}" for item in SMALL)]
     commands = {
         "--help": ["--help"],
@@ -82,9 +89,10 @@ def print_starts(out: Path) -> None:
         "run": ["run", *config],
     }
     gpt3mix(["run", *config])
-    print("up-to-date command                     CPU time")
-    for name, command in commands.items():
-        print_row(name, statistics.median(cpu_seconds(command) for _ in range(RUNS)), "s")
+    return {
+        name: statistics.median(cpu_seconds(command) for _ in range(RUNS))
+        for name, command in commands.items()
+    }
 
 
 def gpt3mix(arguments: list[str]) -> None:
@@ -126,6 +134,15 @@ class ConstantClassifier:
 
 def print_cells(folder: Path, count: int) -> None:
     """Print how long cells take to be made, and to be recognised when they are done."""
+    made, recognised = cells(folder, count)
+    print(f"\n{count:,} cells of a draw and a trials file")
+    print_row("making a cell", 1000 * made, "ms")
+    print_row("recognising a cell that is done", 1000 * recognised, "ms")
+    print_row("recognising all of them", count * recognised, "s")
+
+
+def cells(folder: Path, count: int) -> tuple[float, float]:
+    """Return the CPU seconds of a cell that is made, and of one that is recognised as done."""
     import sklearn.metrics  # noqa: F401 - its import is not what a cell costs
 
     config = write_config(folder, count)
@@ -139,10 +156,7 @@ def print_cells(folder: Path, count: int) -> None:
     recognised, skipped = timed(lambda: run(config, folder))
     assert len(steps) == len(skipped) == 2 * count, "each cell has a draw and a trials file"
     assert all(result.skipped for result in skipped)
-    print(f"\n{count:,} cells of a draw and a trials file")
-    print_row("making a cell", 1000 * made / count, "ms")
-    print_row("recognising a cell that is done", 1000 * recognised / count, "ms")
-    print_row("recognising all of them", recognised, "s")
+    return made / count, recognised / count
 
 
 def write_config(folder: Path, count: int) -> dict[str, Any]:

@@ -64,11 +64,9 @@ def plain(texts: Sequence[str]) -> set[int]:
     return found
 
 
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000)
-    texts = random_texts(rows := parser.parse_args().rows)
+def measure(rows: int) -> dict[str, float]:
+    """Return CPU seconds of ours and of all pairs (of a part, and extrapolated), and counts."""
+    texts = random_texts(rows)
     part = texts[:PLAIN_ROWS]
     started = time.process_time()
     expected = plain(part)
@@ -77,12 +75,27 @@ def main() -> None:
     started = time.process_time()
     found = indexed(texts)
     seconds = time.process_time() - started
-    print("| | rows | CPU seconds | near-duplicates |\n| --- | --- | --- | --- |")
-    print(f"| near_duplicates | {rows:,} | {seconds:.1f} | {len(found):,} |")
-    print(f"| all pairs | {len(part):,} | {of_plain:.1f} | {len(expected):,} |")
     whole = of_plain * (rows / len(part)) ** 2
-    print(f"| all pairs, extrapolated | {rows:,} | {whole:,.0f} | |")
-    print(f"\nMissed of the {len(expected):,} of all pairs: {missed:,}.")
+    return {
+        "ours": seconds,
+        "plain": of_plain,
+        "plain_whole": whole,
+        "found": len(found),
+        "expected": len(expected),
+        "missed": missed,
+    }
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    result = measure(rows := parser.parse_args().rows)
+    print("| | rows | CPU seconds | near-duplicates |\n| --- | --- | --- | --- |")
+    print(f"| near_duplicates | {rows:,} | {result['ours']:.1f} | {result['found']:,} |")
+    print(f"| all pairs | {PLAIN_ROWS:,} | {result['plain']:.1f} | {result['expected']:,} |")
+    print(f"| all pairs, extrapolated | {rows:,} | {result['plain_whole']:,.0f} | |")
+    print(f"\nMissed of the {result['expected']:,} of all pairs: {result['missed']:,}.")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,22 @@ def measure_report(folder: Path, output: Path) -> dict[str, float]:
     return times
 
 
+def best_of(rows: int, trials: int, runs: int) -> tuple[int, dict[str, float]]:
+    """Return the number of trials, and the best values of so many runs."""
+    best: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "trials"
+        folder.mkdir()
+        count = write_trials(folder, rows, trials)
+        for _ in range(runs):
+            for what in ("pandas", "report"):
+                command = [sys.executable, __file__, "--measure", what, "--folder", name]
+                run = subprocess.run(command, check=True, capture_output=True, text=True)
+                for key, value in json.loads(run.stdout).items():
+                    best[key] = min(value, best.get(key, value))
+    return count, best
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -134,17 +150,7 @@ def main() -> None:
         )
         print(json.dumps(measured))
         return
-    best: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "trials"
-        folder.mkdir()
-        count = write_trials(folder, given.rows, given.trials)
-        for _ in range(given.runs):
-            for what in ("pandas", "report"):
-                command = [sys.executable, __file__, "--measure", what, "--folder", name]
-                run = subprocess.run(command, check=True, capture_output=True, text=True)
-                for key, value in json.loads(run.stdout).items():
-                    best[key] = min(value, best.get(key, value))
+    count, best = best_of(given.rows, given.trials, given.runs)
     titles = {
         "pandas": "pandas: read and grouped",
         "averages": "gpt3mix: read and averaged",

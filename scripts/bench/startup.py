@@ -21,25 +21,32 @@ app()
 RUNS = 15
 
 
-def seconds(command: list[str]) -> float:
+def timed(command: list[str]) -> float:
     """Return the wall-clock time of a command."""
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Print the table."""
+def medians() -> tuple[list[float], float]:
+    """Return the median seconds of ours, a minimal Typer and an empty program; and the ratio."""
     ours = [sys.executable, "-c", "from gpt3mix_cli.cli import entry; entry()", "--help"]
     minimal = [sys.executable, "-c", MINIMAL, "--help"]
     empty = [sys.executable, "-c", "pass"]
     for command in (ours, minimal):
-        seconds(command)
-    runs = [(seconds(ours), seconds(minimal), seconds(empty)) for _ in range(RUNS)]
+        timed(command)
+    runs = [(timed(ours), timed(minimal), timed(empty)) for _ in range(RUNS)]
+    columns = zip(*runs, strict=True)
+    return list(map(statistics.median, columns)), statistics.median(a / b for a, b, _ in runs)
+
+
+def main() -> None:
+    """Print the table."""
+    seconds, ratio = medians()
     names = ("gpt3mix --help", "minimal Typer --help", "python -c pass")
-    for name, column in zip(names, zip(*runs, strict=True), strict=True):
-        print(f"{name:23} {statistics.median(column):.3f} s")
-    print(f"{'ratio to minimal Typer':23} {statistics.median(a / b for a, b, _ in runs):.2f}")
+    for name, value in zip(names, seconds, strict=True):
+        print(f"{name:23} {value:.3f} s")
+    print(f"{'ratio to minimal Typer':23} {ratio:.2f}")
 
 
 if __name__ == "__main__":
