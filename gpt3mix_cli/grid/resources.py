@@ -62,7 +62,7 @@ class Resources:
     def _load_splits(self, experiment: Experiment, seed: int) -> data.Splits:
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
-        path = self._layout.data_path(SPLIT_FILE, experiment.variant)
+        path = self._data_path(SPLIT_FILE, experiment)
         choice = data.SplitChoice(seed, path, self._divides_anew)
 
         def load() -> data.Splits:
@@ -74,19 +74,23 @@ class Resources:
             load,
         )
 
+    def _data_path(self, name: str, experiment: Experiment) -> Path:
+        task = experiment.task.name if experiment.tasks else ""
+        return self._layout.data_path(name, experiment.variant, task)
+
     def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
         """Return the task's splits; which rows test or are left out is written to files."""
         splits = self.splits(experiment, data_seed)
         if id(splits) in self._kept_splits:
             return splits
         with self._lock:
-            path = self._layout.data_path(SPLIT_FILE, experiment.variant)
+            path = self._data_path(SPLIT_FILE, experiment)
             if splits.division and path not in self._kept:
                 if splits.replaces_division:
                     self._callbacks.note(f"{path}: is replaced; what it was is in {back_up(path)}")
                 write_division(path, splits.division)
             self._kept.add(path)
-            path = self._layout.data_path(SKIPPED_FILE, experiment.variant)
+            path = self._data_path(SKIPPED_FILE, experiment)
             if splits.bad_rows and path not in self._kept:
                 write_bad_rows(path, splits.bad_rows)
             self._kept.add(path)

@@ -137,6 +137,13 @@ class Experiment(Settings):
     task: Task = Field(
         description="the task: its keys, the path of a task file, or the name of a packaged one"
     )
+    tasks: list[str] = Field(
+        [],
+        description=(
+            "several tasks in place of `task`, each a name, a path or the keys; every task has "
+            "every level and variant, and a folder of its own"
+        ),
+    )
     subsample: SubsampleSettings = Field(description="how many real rows to draw")
     lm: LMSettings | None = Field(
         None,
