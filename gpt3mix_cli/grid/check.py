@@ -102,9 +102,10 @@ def _data(grid: Grid, experiment: Experiment) -> str:
                 f"augment.k is {k}, but level {level} has only {num_rows} rows",
                 "lower augment.k, or raise the level",
             )
+    part = f" of {len(splits.all_test)}" if len(splits.test) < len(splits.all_test) else ""
     return (
         f"{len(splits.train)} train, {len(splits.validation)} validation, "
-        f"{len(splits.test)} test rows; classes {', '.join(classes)}"
+        f"{len(splits.test)}{part} test rows; classes {', '.join(classes)}"
     )
 
 

@@ -63,14 +63,14 @@ class Resources:
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
         path = self._data_path(SPLIT_FILE, experiment)
-        choice = data.SplitChoice(seed, path, self._divides_anew)
+        choice = data.SplitChoice(seed, path, self._divides_anew, subsample.test)
 
         def load() -> data.Splits:
             with in_progress(self._callbacks, f"reading the data of {task.name}"):
                 return data.load_splits(task, *chosen, self._callbacks, choice)
 
         return self._cached(
-            ["data", task.model_dump(), *chosen, seed, str(path)],
+            ["data", task.model_dump(), *chosen, seed, str(path), subsample.test],
             load,
         )
 
@@ -115,11 +115,13 @@ class Resources:
             filtered: whether the filter sees the rows; then it needs the test rows, whose copies
                 it rejects.
         """
-        settings, test, sha = experiment.augment, list[Example](), ""
+        settings, sha = experiment.augment, ""
+        test: Sequence[Example] = ()
         if filtered and settings.filter.reject_test_copies:
             try:
                 splits = self.keep_splits(experiment, data_seed)
-                test, sha = splits.test, splits.sha["test"]
+                # All of them: a part that makes a quick try changes no synthetic row.
+                test, sha = splits.all_test, splits.sha["all_test"]
             except UserError as error:
                 raise UserError(
                     error.message,

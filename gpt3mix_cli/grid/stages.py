@@ -332,7 +332,8 @@ class Stages:
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
-        data = TrialData(real, splits.validation, splits.test, sets, splits.sha)
+        tested, num_all_test = splits.test, len(splits.all_test)
+        data = TrialData(real, splits.validation, tested, sets, splits.sha, num_all_test)
         seed = experiment.subsample.master_seed
         return TrialRunner(
             classifier, step.key, classes, data, seed, settings.targets, self.tensorboard

@@ -84,6 +84,12 @@ class SubsampleSettings(Settings):
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
         "full", description="rows used for early stopping"
     )
+    test: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
+        "full",
+        description=(
+            "test rows that the trials are scored on; fewer make a quick try, which the report says"
+        ),
+    )
     validation_fraction: StrictFloat = Field(
         0.2,
         gt=0,
