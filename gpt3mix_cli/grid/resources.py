@@ -242,16 +242,23 @@ class Resources:
     # Augmenters ----------------------------------------------------------------------------------
 
     def augmenter(
-        self, experiment: Experiment, method: str, output: Path, other_outputs: Sequence[Path]
+        self,
+        experiment: Experiment,
+        method: str,
+        output: Path,
+        other_outputs: Sequence[Path],
+        replay_only: bool = False,
     ) -> tuple[Augmenter, OpenJournal]:
         """Return the augmenter of a method, and its journal if it has one.
 
-        Answers in the journals of `other_outputs` are not asked for again.
+        Answers in the journals of `other_outputs` are not asked for again; with `replay_only`, an
+        LM is asked for no others.
         """
         settings, task = experiment.method_settings(method), experiment.task
         journals, warn = existing_journals(other_outputs, output), self._callbacks.warn
         if settings.uses_lm:
-            lm = JournaledLM(self.lm(experiment), journal_path(output), journals, warn)
+            inner = self.lm(experiment, replay_only)
+            lm = JournaledLM(inner, journal_path(output), journals, warn)
             return open_augmenter(settings, task, lm, method), closing(lm)
         if settings.uses_journal:
             journal = Journal(journal_path(output), journals, warn)

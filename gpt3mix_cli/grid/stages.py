@@ -52,6 +52,7 @@ class Stages:
         jobs: number of trials at the same time; None for as many as the machine holds.
         tensorboard: folder for the epochs of all trials; None for no such logs.
         executor: where trials run.
+        tops_up: ask the LM for rows that are missing; otherwise only its earlier answers are used.
         layout: where the files of each cell are.
         resources: data, LM, augmenters and classifiers.
     """
@@ -62,6 +63,7 @@ class Stages:
     jobs: int | None = None
     tensorboard: Path | None = None
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    tops_up: bool = True
     layout: Layout = field(init=False)
     resources: Resources = field(init=False)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
@@ -240,12 +242,13 @@ class Stages:
             ()
             if self.options.only_checks
             else self.synthetic_paths_of_variants(cell, method, draw),
+            replay_only=not self.tops_up,
         )
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents
         with journal:
             chosen = experiment, cell.data_seed, seed, limit, filtered
-            quota = self.resources.augment_options(*chosen)
+            quota = replace(self.resources.augment_options(*chosen), tops_up=self.tops_up)
             try:
                 return augment(augmenter, real, output, quota, self.options)
             except StoppedShort as error:
