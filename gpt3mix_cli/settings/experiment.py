@@ -90,6 +90,14 @@ class SubsampleSettings(Settings):
             "test rows that the trials are scored on; fewer make a quick try, which the report says"
         ),
     )
+    decontaminate: Literal["warn", "drop"] = Field(
+        "warn",
+        description=(
+            "exact and near copies (similarity from 0.8, as in augment.filter.max_similarity): "
+            "training rows that copy validation or test rows, validation rows that copy test rows, "
+            "and synthetic rows that copy either. warn: count them; drop: leave them out"
+        ),
+    )
     validation_fraction: StrictFloat = Field(
         0.2,
         gt=0,
