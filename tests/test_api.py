@@ -35,9 +35,10 @@ KEYS: dict[str, Any] = {
     "classifiers": [{"kind": "linear"}],
     "trials": 1,
 }
-TRAIN = [
-    {"text": f"A {word} film, number {number}.", "class": label}
-    for number in range(8)
+PLACES = "harbour mountain kitchen orchestra desert carnival submarine library".split()
+TRAIN = [  # no two are near copies of each other
+    {"text": f"A {word} film about the {place}.", "class": label}
+    for place in PLACES
     for label, word in ((1, "dull"), (2, "great"))
 ]
 SAVED = SavedModel(open_classifier(LinearSettings(kind="linear"), ("1", "2")), ["1", "2"])
@@ -142,8 +143,9 @@ def test_problems_of_rows_are_user_errors(tmp_path: Path, recwarn: pytest.Warnin
 
 
 def test_warnings_are_python_warnings_at_the_line_of_the_caller(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="exact copies of training rows") as caught:
+    with pytest.warns(UserWarning) as caught:
         tickets(tmp_path).subsample()
+    assert any("exact copies of training rows" in str(item.message) for item in caught)
     assert {item.filename for item in caught} == {__file__}
 
 
