@@ -106,7 +106,7 @@ def _write(path: Path, texts: list[str]) -> None:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Open:
+def open_films(tmp_path: Path) -> Open:
     """Open a grid on data with copies, and return it with its warnings."""
     _write(tmp_path / "train.jsonl", [*PLAIN[:12], LONG, NEAR, OTHER.upper()])
     _write(tmp_path / "validation.jsonl", [*PLAIN[12:16], OTHER, LONG.replace("dawn", "down")])
@@ -122,8 +122,8 @@ def opened(tmp_path: Path) -> Open:
     return grid
 
 
-def test_copies_are_counted_and_warned_about(opened: Open) -> None:
-    grid, warnings = opened()
+def test_copies_are_counted_and_warned_about(open_films: Open) -> None:
+    grid, warnings = open_films()
     (cell,) = grid.cells()
     counts = grid.subsample(cell).manifest.counts
     assert counts["rows"] == 15
@@ -139,9 +139,9 @@ def test_copies_are_counted_and_warned_about(opened: Open) -> None:
 
 
 def test_drop_leaves_copies_out_of_train_and_validation_and_never_out_of_test(
-    opened: Open,
+    open_films: Open,
 ) -> None:
-    grid, warnings = opened("subsample.decontaminate=drop")
+    grid, warnings = open_films("subsample.decontaminate=drop")
     (cell,) = grid.cells()
     splits = grid.resources.splits(grid.experiments[0])
     assert [item.text for item in splits.train] == PLAIN[:12]
@@ -156,19 +156,19 @@ def test_drop_leaves_copies_out_of_train_and_validation_and_never_out_of_test(
     assert not any("copies of training rows" in text for text in warnings)
 
 
-def test_drop_that_leaves_nothing_is_an_error(opened: Open, tmp_path: Path) -> None:
+def test_drop_that_leaves_nothing_is_an_error(open_films: Open, tmp_path: Path) -> None:
     _write(tmp_path / "validation.jsonl", [LONG, NEAR])
-    grid, _ = opened("subsample.decontaminate=drop")
+    grid, _ = open_films("subsample.decontaminate=drop")
     with pytest.raises(UserError, match="all 2 validation rows are copies") as error:
         grid.resources.splits(grid.experiments[0])
     assert "decontaminate=warn" in error.value.hint
 
 
-def test_another_choice_draws_anew(opened: Open) -> None:
-    grid, _ = opened()
+def test_another_choice_draws_anew(open_films: Open) -> None:
+    grid, _ = open_films()
     (cell,) = grid.cells()
     grid.subsample(cell)
-    other, _ = opened("subsample.decontaminate=drop", "name=clean")
+    other, _ = open_films("subsample.decontaminate=drop", "name=clean")
     assert other.subsample(cell).manifest.inputs != grid.subsample(cell).manifest.inputs
 
 
@@ -178,9 +178,9 @@ def _synthetic(path: Path) -> tuple[list[Augmented], Manifest]:
     return list(read_records(path, Augmented)), manifest
 
 
-def test_an_editors_copies_are_counted_and_can_be_left_out(opened: Open) -> None:
+def test_an_editors_copies_are_counted_and_can_be_left_out(open_films: Open) -> None:
     """AEDA inserts punctuation, so that copies stay copies; those left out are counted."""
-    grid, warnings = opened()
+    grid, warnings = open_films()
     (cell,) = grid.cells()
     grid.subsample(cell)
     rows, manifest = _synthetic(grid.augment(cell, "aeda", 0).output)
@@ -192,7 +192,7 @@ def test_an_editors_copies_are_counted_and_can_be_left_out(opened: Open) -> None
     assert any("copies of test rows" in text and "synthetic rows" in text for text in warnings)
     # Train has no copies then, so the real rows of before are given as a file.
     real = grid.layout.train_path(cell)
-    grid, _ = opened("subsample.decontaminate=drop")
+    grid, _ = open_films("subsample.decontaminate=drop")
     output = real.with_name("clean.jsonl")
     kept, manifest = _synthetic(grid.augment(cell, "aeda", 0, real, output).output)
     counts = manifest.counts
@@ -203,12 +203,12 @@ def test_an_editors_copies_are_counted_and_can_be_left_out(opened: Open) -> None
     assert "held_out" in manifest.inputs
 
 
-def test_data_that_cannot_be_read_stops_no_editor(opened: Open, tmp_path: Path) -> None:
-    grid, _ = opened()
+def test_data_that_cannot_be_read_stops_no_editor(open_films: Open, tmp_path: Path) -> None:
+    grid, _ = open_films()
     (cell,) = grid.cells()
     grid.subsample(cell)
     (tmp_path / "test.jsonl").unlink()
-    grid, warnings = opened()
+    grid, warnings = open_films()
     _, manifest = _synthetic(grid.augment(cell, "aeda", 0).output)
     assert "copies" not in manifest.counts
     assert any(text.startswith("copies of test rows are not counted: ") for text in warnings)
@@ -232,9 +232,9 @@ def test_a_generators_copies_are_rejected_with_drop_and_counted_without(tmp_path
         assert reasons == (expected if drops else [])
 
 
-def test_the_report_remarks_on_copies_among_synthetic_rows(opened: Open) -> None:
+def test_the_report_remarks_on_copies_among_synthetic_rows(open_films: Open) -> None:
     text = f"{CONFIG}classifiers: [{{kind: linear}}]\ntrials: 1\n"
-    grid, _ = opened(text=text)
+    grid, _ = open_films(text=text)
     list(grid.run())
     remark = (
         "films aeda: exact and near copies among the synthetic rows: 2 of test rows, 1 of "

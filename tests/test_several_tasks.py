@@ -109,8 +109,19 @@ def test_set_below_task_reaches_every_task(load: Load) -> None:
         ["tasks=[own, demo]", "task.text_type=comment"],
     ):
         assert [item.task.text_type for item in load(*overrides)] == ["comment", "comment"]
-    changed = load("tasks.1.text_type=comment")
-    assert [item.task.text_type for item in changed] == ["movie review", "comment"]
+    for key in ("tasks.1.text_type", "tasks.own.text_type"):
+        changed = load(f"{key}=comment")
+        assert [item.task.text_type for item in changed] == ["movie review", "comment"]
+        # A choice drops no key of the chosen one, as emitted commands need it.
+        (chosen,) = load("tasks=[own]", f"{key}=comment")
+        assert chosen.task.text_type == "comment"
+        assert len(load("tasks=[demo]", f"{key}=comment")) == 1
+    error = refused(load, "tasks.none.text_type=x", text=f"tasks: [demo, {OWN}]\n")
+    assert (error.message, error.hint) == (
+        "--set tasks.none.text_type: the config has no such task",
+        "its tasks: demo, own",
+    )
+    assert "its tasks: none" in refused(load, "tasks.0.text_type=x", text="task: demo\n").hint
 
 
 def test_set_task_is_refused_where_there_are_several(load: Load) -> None:
