@@ -10,6 +10,8 @@ from gpt3mix_cli.cli_options import GridOptions
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.check import check
+from gpt3mix_cli.grid.fit import fit
 from gpt3mix_cli.grid.plan import plan
 from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.report import ReportInput, ReportOptions, report
@@ -204,3 +206,15 @@ def test_emitted_commands_choose_one_task_each(load: Load, tmp_path: Path) -> No
     assert "tasks=" not in lines[-1]  # the report is over all
     make = list(emitted_lines([(grid, options)], "make"))
     assert any(line.startswith("train,many,own,4-per-class,1,eda,linear:") for line in make)
+
+
+def test_fit_makes_one_model_of_one_task(load: Load, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the config has several tasks") as error:
+        fit(Grid(load(), tmp_path / "out"), tmp_path / "model")
+    assert "--set tasks=[demo]" in error.value.hint
+
+
+def test_check_names_the_data_of_each_task(load: Load, tmp_path: Path) -> None:
+    findings = list(check(Grid(load(), tmp_path / "out")))
+    assert {"data of demo", "data of own"} <= {finding.what for finding in findings}
+    assert findings[0].detail == "many: methods none, eda, tasks demo, own"
