@@ -134,6 +134,7 @@ class Artifacts:
         curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies.
         curves_left_out: how many more (task, variant, level, classifier) have epochs.
         manifests: title and manifest of trials files, one for each set of settings.
+        measures: (task, variant, level, method, or `real`) -> measures of each of its sets.
         reviewed: (task, variant, method) -> how many synthetic rows a person has edited or dropped.
     """
 
@@ -147,6 +148,7 @@ class Artifacts:
     )
     curves_left_out: int = 0
     manifests: list[tuple[str, Manifest]] = field(default_factory=list)
+    measures: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
     reviewed: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
 
 
@@ -236,8 +238,10 @@ def _read_rows(
             if file.path.parent not in artifacts.real:
                 rows = _read_subsample(file.path)
                 artifacts.real[file.path.parent] = rows
+                _add_measures(artifacts, file, REAL, subsample_path(file.path.parent))
                 list(real.count(rows.values()))
             _count_reviewed(artifacts, file)
+            _add_measures(artifacts, file, file.method, file.path)
             synthetic = own.count(read_records(file.path, Augmented))
             _keep(artifacts, artifacts.kept, file, synthetic, part)
             rejects = rejects_path(file.path)
@@ -245,6 +249,21 @@ def _read_rows(
                 _keep(artifacts, artifacts.rejected, file, read_records(rejects, Reject), part)
         except UserError as error:
             callbacks.warn(f"{error.message}; its rows are not shown")
+
+
+def _add_measures(artifacts: Artifacts, file: SyntheticFile, name: str, path: Path) -> None:
+    manifest = read_manifest(path)
+    counts = manifest.counts if manifest else {}
+    values = {
+        key: value
+        for part in ("statistics", "measures")
+        if isinstance(counts.get(part), dict)
+        for key, value in counts[part].items()
+        if isinstance(value, float | str)
+    }
+    if values:
+        key = file.task, file.variant, file.level, name
+        artifacts.measures.setdefault(key, []).append(values)
 
 
 def _count_reviewed(artifacts: Artifacts, file: SyntheticFile) -> None:
