@@ -122,6 +122,31 @@ def baseline(
 
 
 @app.command()
+def measure(
+    config: opt.Config,
+    level: opt.Level = None,
+    seed: opt.Seed = None,
+    out: opt.Out = opt.RESULTS,
+    overrides: opt.Overrides = None,
+    force: opt.Force = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Measure fluency, similarity to the parents and labels of the rows, for card and report."""
+    options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
+    with opt.open_grid(options) as (display, grid):
+        from .grid import select_cells
+        from .grid.measures import measure as measure_sets
+
+        results = list(measure_sets(grid, select_cells(grid, level, seed)))
+        if not results:
+            raise UserError(
+                f"{grid.layout.root}: no rows to measure", hints.command_line("run", options)
+            )
+        display.finish(results, hints.command_line("report", options))
+
+
+@app.command()
 def journal(file: JournalFile, limit: JournalLimit = None) -> None:
     """List prompts, raw answers, tokens and cost of a synthetic set as JSON lines."""
     with opt.open_display(quiet=False, json=False) as display:

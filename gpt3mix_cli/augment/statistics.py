@@ -181,6 +181,7 @@ def describe_counts(counts: Mapping[str, Any], usd: float | None = None) -> list
         ("parents", _describe_parents(statistics)),
         ("diversity", _describe_diversity(statistics) + sampled),
         ("length", _describe_length(statistics, sampled)),
+        ("measures", describe_measures(counts.get("measures") or {})),
         *((title, _join_counts(counts, names)) for title, names in USAGE_ROWS.items()),
         ("cost", "" if usd is None else f"${usd:.4f}"),
     ]
@@ -247,6 +248,22 @@ def _describe_diversity(statistics: Mapping[str, Any]) -> str:
 def _describe_length(statistics: Mapping[str, Any], sampled: str) -> str:
     length = statistics.get("words")
     return f"{length['mean']:.1f} words, real rows {length['real']:.1f}{sampled}" if length else ""
+
+
+def describe_measures(measures: Mapping[str, Any]) -> str:
+    """Return what `gpt3mix measure` found, as text; empty if nothing was measured."""
+    parts = []
+    if (perplexity := measures.get("perplexity")) is not None:
+        parts.append(f"perplexity {perplexity:,.1f} ({measures['perplexity_lm']})")
+    if (similarity := measures.get("parent_similarity")) is not None:
+        parts.append(f"similarity to parents {similarity:.2f}")
+    if (agreement := measures.get("label_agreement")) is not None:
+        accuracy = measures["labeller_accuracy"]
+        parts.append(
+            f"{agreement:.0%} of the labels as by a linear classifier of all real rows (accuracy "
+            f"{accuracy:.0%})"
+        )
+    return ", ".join(parts)
 
 
 # Measures ----------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class ExampleSelector:
         texts = [row.text for row in self._examples]
         if self._similarity == TFIDF:
             return _tfidf_vectors(texts)
-        return _encoder_vectors(texts, self._similarity)
+        return encoder_vectors(texts, self._similarity)
 
 
 def similarity_fingerprint(similarity: str) -> str:
@@ -158,10 +158,17 @@ def _tfidf_vectors(texts: Sequence[str]) -> Any:
     return TfidfVectorizer(token_pattern=TOKEN_PATTERN).fit_transform(texts)
 
 
-def _encoder_vectors(texts: Sequence[str], model: str) -> "Vector":
+def encoder_vectors(texts: Sequence[str], model: str) -> "Vector":
     """Return the mean of each text's last hidden states, shape (texts, width).
 
     Sentence encoders such as MiniLM are trained for this mean.
+
+    Args:
+        texts: at least one.
+        model: `minilm`, a folder or a hub id.
+
+    Raises:
+        UserError: if the encoder cannot be loaded.
     """
     import numpy as np
     import torch

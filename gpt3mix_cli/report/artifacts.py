@@ -134,6 +134,7 @@ class Artifacts:
         curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies.
         curves_left_out: how many more (task, variant, level, classifier) have epochs.
         manifests: title and manifest of trials files, one for each set of settings.
+        measures: (task, variant, level, method, or `real`) -> measures of each of its sets.
         reviewed: (task, variant, method) -> how many synthetic rows a person has edited or dropped.
         copies: (task, variant, method) -> how many synthetic rows copy rows of a split, and how
             many of them were left out.
@@ -149,6 +150,7 @@ class Artifacts:
     )
     curves_left_out: int = 0
     manifests: list[tuple[str, Manifest]] = field(default_factory=list)
+    measures: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
     reviewed: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
     copies: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
 
@@ -250,8 +252,10 @@ def _read_rows(
             if file.path.parent not in artifacts.real:
                 rows = _read_subsample(file.path)
                 artifacts.real[file.path.parent] = rows
+                _add_measures(artifacts, file, REAL, subsample_path(file.path.parent))
                 list(real.count(rows.values()))
             _read_counts(artifacts, file)
+            _add_measures(artifacts, file, file.method, file.path)
             synthetic = own.count(read_records(file.path, Augmented))
             _keep(artifacts, artifacts.kept, file, synthetic, part)
             rejects = rejects_path(file.path)
@@ -261,20 +265,35 @@ def _read_rows(
             callbacks.warn(f"{error.message}; its rows are not shown")
 
 
+def _add_measures(artifacts: Artifacts, file: SyntheticFile, name: str, path: Path) -> None:
+    manifest = read_manifest(path)
+    counts = manifest.counts if manifest else {}
+    values = {
+        key: value
+        for part in ("statistics", "measures")
+        if isinstance(counts.get(part), dict)
+        for key, value in counts[part].items()
+        if isinstance(value, float | str)
+    }
+    if values:
+        key = file.task, file.variant, file.level, name
+        artifacts.measures.setdefault(key, []).append(values)
+
+
 def _read_counts(artifacts: Artifacts, file: SyntheticFile) -> None:
     manifest = read_manifest(file.path)
     counts = manifest.counts if manifest else {}
     if found := {name: counts[name] for name in ("edited", "dropped") if counts.get(name)}:
         key = file.task, file.variant, file.method
         artifacts.reviewed.setdefault(key, Counter()).update(found)
-    if isinstance(copies := counts.get("copies"), Mapping):
-        numbers = Counter({
-            name: sum(value.values()) if isinstance(value, Mapping) else value
-            for name, value in copies.items()
-        })  # fmt: skip
-        if numbers.total():
-            key = file.task, file.variant, file.method
-            artifacts.copies.setdefault(key, Counter()).update(numbers)
+    copies = counts.get("copies")
+    numbers = Counter[str]()
+    for name, value in copies.items() if isinstance(copies, Mapping) else ():
+        parts = value.values() if isinstance(value, Mapping) else [value]
+        numbers[name] = sum(part for part in parts if isinstance(part, int))
+    if numbers.total():
+        key = file.task, file.variant, file.method
+        artifacts.copies.setdefault(key, Counter()).update(numbers)
 
 
 def _keep(

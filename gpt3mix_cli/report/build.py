@@ -36,6 +36,7 @@ from .model import ReportInput, ReportOptions, Result
 from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
 from .render import data, latex, markdown, page, plot_files
+from .row_measures import measure_charts, measures_table
 from .verdict import judge_methods, verdict_table
 
 # Text files of a report; the first one is named at the end of a run.
@@ -104,12 +105,14 @@ def build_report(
         table.intervals_table(results),
         classes_table(classes),
         table.cost_table(results),
+        measures_table(artifacts),
         table.failures_table(failures),
         *(paper_tables(paper) if paper is not None else ()),
     ]
     others = list(filter(None, optional))
     by_row = verdict_table(verdicts)
     charts = build_charts(results, comparisons, artifacts)
+    charts += [chart for chart in measure_charts(results, artifacts) if chart.points]
     return Report(
         title=inputs.name,
         files=[output / name for name in (*REPORT_FILES, *plot_files.file_names(charts))],
