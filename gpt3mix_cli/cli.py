@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, cli_init, cli_labels, cli_rows, cli_run, process
+from . import __version__, cli_fit, cli_init, cli_labels, cli_rows, cli_run, cli_tasks, process
 from . import cli_executors as executors
 from . import cli_hints as hints
 from . import cli_options as opt
@@ -170,6 +170,7 @@ def report(
 app.add_typer(cli_run.app)
 app.add_typer(cli_fit.app)
 app.add_typer(cli_init.app)
+app.add_typer(cli_tasks.app)
 
 
 @app.command()

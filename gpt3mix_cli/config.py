@@ -1,13 +1,12 @@
 """Reads an experiment file: YAML, then `--set` overrides, then the settings models.
 
 All problems of a file are reported together. A file holds one document without YAML tags. A `task:`
-that is a path is read from that file. Paths are relative to the file that names them. Class names
-and label tokens are read as written: `no` and `1` stay words.
+that is a path or a name is read from that file, as are those of `tasks:`. Paths are relative to the
+file that names them. Class names and label tokens are read as written: `no` and `1` stay words.
 """
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,22 @@ import pydantic
 from .errors import UserError, did_you_mean
 from .settings import FILE_NAME_PATTERN, Experiment, Task
 from .settings.problems import format_problems
+from .task_files import DATA_PATHS, WORD_SECTIONS, anchor_paths, read_task, read_tasks
 from .yaml_files import holds_words, parse_yaml, read_yaml
 
-# Sections whose scalars are words even if they look like booleans, numbers or null.
-WORD_SECTIONS = {"labels", "values"}
 SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
-DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
 MAX_VARIANTS = 1_000  # of a sweep
+Override = tuple[str, Any, str]  # key, value, and what messages call it
 
 
 def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
-    """Return the experiments that a file describes: one for each variant of its `sweep`, or one.
+    """Return the experiments that a file describes: one for each task and variant of its `sweep`.
 
     Args:
         path: the YAML file.
-        overrides: `a.b.c=value`; the value is YAML and may be a whole mapping. Overriding a key
-            removes it from the sweep.
+        overrides: `a.b.c=value`; the value is YAML and may be a whole mapping. Overriding a swept
+            key removes it from the sweep; a key below a swept one is set in each of its values, and
+            a key below `task` in each of the `tasks`.
 
     Raises:
         UserError: with every problem of the file and the key of each.
@@ -61,12 +60,19 @@ def experiments_of(
     """
     raw["name"] = path.stem if raw.get("name") is None else raw["name"]
     raw["sweep"] = {} if raw.get("sweep") is None else raw["sweep"]
-    if isinstance(raw.get("task"), str):
+    if raw.get("tasks") is not None:
+        if raw.get("task") is not None:
+            raise UserError(f"{path}: has both `task` and `tasks`", "remove one of them")
+        raw["tasks"] = read_tasks(path, raw["tasks"])
+    elif isinstance(raw.get("task"), str):
         _set(raw, "task", raw["task"], path, str(path))
-    for override in overrides:
-        _override(raw, override, path)
+    below_sweep = []
+    for override in _in_order(overrides, has_tasks=bool(raw.get("tasks"))):
+        below_sweep += _override(raw, override, path)
     experiments = [
-        _validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)
+        _validate(path, variant, raw_variant)
+        for raw_task in _each_task(raw, path)
+        for variant, raw_variant in _variants(raw_task, path, below_sweep)
     ]
     settings = [experiment.model_dump(exclude={"sweep"}) for experiment in experiments]
     for index, experiment in enumerate(experiments):
@@ -104,7 +110,7 @@ def load_specs(path: Path, task: Task) -> list[Task]:
                 f"its keys are {', '.join(SPEC_KEYS)}",
             )
         try:
-            spec = Task.model_validate({**task.model_dump(), **item})
+            spec = Task.model_validate({**task.model_dump(), "specification": "own", **item})
         except pydantic.ValidationError as error:
             raise UserError(f"{where}: {error.errors()[0]['msg']}", example) from None
         if spec.classes != task.classes:
@@ -116,17 +122,47 @@ def load_specs(path: Path, task: Task) -> list[Task]:
     return tasks
 
 
-def _override(raw: dict[str, Any], override: str, path: Path) -> None:
+def _in_order(overrides: Sequence[str], has_tasks: bool) -> list[str]:
+    """Return the overrides in an order in which `tasks=` chooses without dropping another one.
+
+    Keys of one of the config's tasks (`tasks.cr.text_type`) are set before the choice, keys of all
+    tasks (`task.text_type`) after it.
+    """
+
+    def rank(override: str) -> int:
+        key = override.partition("=")[0].strip()
+        if key == "tasks":
+            return 1
+        return 0 if has_tasks and key.startswith("tasks.") else 2
+
+    return sorted(overrides, key=rank)
+
+
+def _override(raw: dict[str, Any], override: str, path: Path) -> list[Override]:
+    """Set a key; return what is to be set in each variant, because it is below a swept key."""
     key, equals, value = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
     where = f"--set {key}"
     words = holds_words(key, WORD_SECTIONS)
-    _set(raw, key, parse_yaml(value, where, WORD_SECTIONS, words), path, where)
-    sweep = raw["sweep"]
-    if isinstance(sweep, dict):
-        raw["sweep"] = {name: sweep[name] for name in sweep if not _overlap(key, name)}
+    parsed = parse_yaml(value, where, WORD_SECTIONS, words)
+    sweep = raw["sweep"] if isinstance(raw["sweep"], dict) else {}
+    if any(key.startswith(f"{name}.") for name in sweep):
+        return [(key, parsed, where)]
+    if key == "task" and (swept := [name for name in sweep if name.startswith("task.")]):
+        raise UserError(
+            f"{where}: the config sweeps {swept[0]}, which another task would drop",
+            "give --set sweep={} before it to drop the sweep, or set the keys below task",
+        )
+    if key == "tasks" and "task" in sweep:
+        raise UserError(f"{where}: the config sweeps task", "choose with --set sweep.task=[...]")
+    _set(raw, key, parsed, path, where)
+    if isinstance(raw["sweep"], dict):
+        raw["sweep"] = {
+            name: values for name, values in raw["sweep"].items() if not _overlap(key, name)
+        }
+    return []
 
 
 def _overlap(key: str, other: str) -> bool:
@@ -134,45 +170,47 @@ def _overlap(key: str, other: str) -> bool:
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> None:
-    """Set the value at a dotted key; a task file is read at once: its keys may be set next."""
+    """Set the value at a dotted key; task files are read at once: their keys may be set next."""
+    tasks = raw.get("tasks")
+    if key == "tasks":
+        raw.pop("task", None)
+        raw["tasks"] = read_tasks(path, value, tasks or ())
+        return
+    if tasks and key == "task":
+        names = ", ".join(task["name"] for task in tasks)
+        raise UserError(
+            f"{where}: the config has several tasks: {names}",
+            f"choose among them with --set tasks=[{tasks[0]['name']}]; --set task.KEY=VALUE "
+            "reaches each of them",
+        )
+    if tasks and key.startswith("task."):
+        for task in tasks:
+            _put(task, key.split(".")[1:], _copy(value), where)
+        return
+    for task in tasks or ():
+        if key.startswith(f"tasks.{task['name']}."):
+            _put(task, key.removeprefix(f"tasks.{task['name']}.").split("."), value, where)
+            return
+    if key.startswith("tasks.") and (not tasks or not key.split(".")[1].isdigit()):
+        known = ", ".join(task["name"] for task in tasks or ()) or "none"
+        raise UserError(f"{where}: the config has no such task", f"its tasks: {known}")
     if key == "task" and isinstance(value, str):
-        value = _task_file(path, value)
+        value = read_task(path, value)
     # The keys of a sweep contain dots.
     keys = key.split(".", 1) if key.startswith("sweep.") else key.split(".")
     _put(raw, keys, value, where)
 
 
-def _task_file(path: Path, task: str) -> Any:
-    # Unlike `Path.expanduser`, an unknown user is no error here: there is no such file.
-    file = path.parent / os.path.expanduser(task)
-    hint = "give the path of a task file, relative to the experiment's file"
-    if not os.path.exists(file):  # unlike that of Path, this takes a name that is too long
-        raise UserError(f"{path}: task: no such file: {file}", hint)
-    if os.path.isdir(file):
-        raise UserError(f"{path}: task: {file} is a folder", hint)
-    raw = read_yaml(file, hint, WORD_SECTIONS)
-    if isinstance(raw, dict):
-        if FILE_NAME_PATTERN.fullmatch(file.stem):
-            raw.setdefault("name", file.stem)
-        _anchor(raw.get("data"), DATA_PATHS, file.parent)
-    return raw
-
-
-def _anchor(mapping: Any, keys: Sequence[str], folder: Path) -> None:
-    """Make the paths under `keys` absolute; a name that is not a path in `folder` stays."""
-    for key in keys if isinstance(mapping, dict) else ():
-        value = mapping.get(key)
-        if isinstance(value, str) and value:
-            try:
-                path = folder / os.path.expanduser(value)
-                # `models/en-{pivot}` is a path if the folder of any pivot exists.
-                has_pivots = "{pivot}" in path.name and any(
-                    path.parent.glob(path.name.replace("{pivot}", "*"))
-                )
-                if path.exists() or has_pivots or mapping.get("kind") == "files":
-                    mapping[key] = str(path.resolve())
-            except (OSError, RuntimeError, ValueError):
-                pass  # not a path; opening it will raise the error
+def _each_task(raw: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the keys with each of the tasks; without `tasks`, the keys as they are."""
+    if not (tasks := raw.get("tasks")):
+        yield raw
+        return
+    if isinstance(raw["sweep"], dict) and "task" in raw["sweep"]:
+        raise UserError(f"{path}: sweep: task is given by `tasks`", "remove it from the sweep")
+    names = [task["name"] for task in tasks]
+    for task in tasks:
+        yield {**raw, "tasks": names, "task": task}
 
 
 def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
@@ -198,7 +236,9 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
         raw = raw[index]
 
 
-def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _variants(
+    raw: dict[str, Any], path: Path, below_sweep: Sequence[Override]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     sweep = raw["sweep"]
     if not isinstance(sweep, dict) or not all(
         isinstance(values, list) and values for values in sweep.values()
@@ -216,8 +256,13 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         variant = dict(zip(sweep, values, strict=True))
         # Variants must not share the mappings that `_put` writes into, not even those of an alias.
         raw_variant = _copy(raw)
+        names = raw_variant.pop("tasks", None)
         for key, value in variant.items():
             _set(raw_variant, key, _copy(value), path, f"{path}: sweep: {key}")
+        for key, value, where in below_sweep:
+            _set(raw_variant, key, _copy(value), path, where)
+        if names:
+            raw_variant["tasks"] = names
         yield variant, raw_variant
 
 
@@ -228,12 +273,14 @@ def _copy(value: Any) -> Any:
 
 
 def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Experiment:
-    task = raw.get("task")
+    task, where = raw.get("task"), str(path)
     if isinstance(task, dict):
+        if raw.get("tasks"):
+            where += f", task {task.get('name')}"
         name = str(raw.get("name"))
         # A bad name is reported once, for the experiment.
         task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
-        _anchor(task.get("data"), DATA_PATHS, path.parent)
+        anchor_paths(task.get("data"), DATA_PATHS, path.parent)
         if task.get("labels") == "auto":
             _find_labels(task)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
@@ -241,13 +288,13 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
             # An endpoint's name of its model is not a path, even if a folder has the same name.
             is_endpoint = section.get("kind") == "openai"
             keys = ("tokenizer", "prices") if is_endpoint else ("model", "forward", "backward")
-            _anchor(section, keys, path.parent)
-    _anchor(raw.get("augment"), ("similarity",), path.parent)
+            anchor_paths(section, keys, path.parent)
+    anchor_paths(raw.get("augment"), ("similarity",), path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:
         raise UserError(
-            format_problems(path, raw, error),
+            format_problems(where, raw, error),
             "fix the file, or override a key with --set key=value",
         ) from None
     experiment._variant.update(variant)

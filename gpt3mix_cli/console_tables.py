@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 def plan_table(plan: "Plan") -> Table:
     """Return a row for each cell of a plan, and one for all."""
     table = _empty_table(["cell", "rows", "held", "requests", "read", "written", "usd", "trials"])
-    variant: Mapping[str, Any] = {}
-    for cell in plan.as_json()["cells"]:
-        if cell["variant"] != variant:
-            variant = cell["variant"]
-            table.add_row(Text(variant_name(variant), "bold"))
+    cells, heading = plan.as_json()["cells"], ""
+    names_tasks = len({cell["task"] for cell in cells}) > 1
+    for cell in cells:
+        words = [cell["task"] if names_tasks else "", variant_name(cell["variant"])]
+        if (name := " ".join(filter(None, words))) != heading:
+            heading = name
+            table.add_row(Text(name, "bold"))
         draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
         table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_values(cell))
     table.add_section()
@@ -63,11 +65,20 @@ def manifest_errors(result: StageResult) -> AbstractContextManager[None]:
 
 def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
     counts, tokens, usd = result.manifest.counts, result.manifest.tokens, result.manifest.usd
-    statistics = counts["statistics"]
-    fractions = {
-        "entropy": statistics["entropy_bits"],
-        "mass": (statistics["label_mass"] or {}).get("mean"),
-        "agree": statistics["parents_majority"],
+    statistics, measures = counts["statistics"], counts.get("measures") or {}
+    fractions = (
+        {
+            "cosine": measures.get("parent_similarity"),
+            "linear": measures.get("label_agreement"),
+        }
+        if measures
+        else {
+            "entropy": statistics["entropy_bits"],
+            "mass": (statistics["label_mass"] or {}).get("mean"),
+            "agree": statistics["parents_majority"],
+        }
+    )
+    fractions |= {
         "dist-2": statistics["distinct_2"],
         "self-BLEU": statistics["self_bleu"],
     }
@@ -75,6 +86,7 @@ def _statistics_row(result: StageResult, folder: str) -> dict[str, str]:
         "rows of": os.path.relpath(result.output, folder).removesuffix(".jsonl"),
         "kept": f"{counts['kept']}/{counts['asked']}",
         "rejected": str(sum(counts["rejected"].values()) or ""),
+        "perplexity": f"{measures['perplexity']:,.1f}" if measures.get("perplexity") else "",
         **{name: "" if value is None else f"{value:.3f}" for name, value in fractions.items()},
         "words": f"{statistics['words']['mean']:.1f}",
         "tokens": f"{tokens:,}" if tokens and counts.get("requests") else "",

@@ -6,18 +6,20 @@ level still counts all rows of train as they were published.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from .classes import MIN_CLASS_ROWS, SMALL_CLASS, count_classes, similar_class
+from .decontamination import SplitCopies, find_copies
 from .division import TEST, Division, check_test_rows, divide_rows, read_division
 from .duplicates import copy_key, describe_copies
 from .errors import NO_CALLBACKS, Callbacks, UserError, shown_list
 from .labelled_rows import BadRow, read_labelled_rows
 from .records import Example, hash_rows
-from .settings import SPLITS, Task, generator
+from .settings import SPLITS, Split, Task, generator
 
 VALIDATION_ROWS = 4000  # taken from train without a validation split, as in the reference code
 
@@ -30,12 +32,16 @@ class Splits:
         train: rows to draw from.
         validation: rows for early stopping.
         test: rows for the results.
-        test_rows_in_train: test rows with a text that is also in train.
-        taken_rows: number of published training rows that are validation rows here.
+        left_out: copies of rows of other splits that were left out of train and validation; None
+            if they were not looked for.
+        all_test: the test rows, of which `test` may be a part; empty: they are `test`.
+        test_rows_in_train: test rows (all) with a text that is also in train.
+        taken_rows: number of published training rows that are not training rows here.
         division: how all rows were divided, if the task has no test split.
         replaces_division: whether an earlier division could not be followed.
         bad_rows: rows that were left out.
-        sha: hash of each split's rows.
+        task: name of the task.
+        sha: hash of each split's rows, and of `all_test`.
     """
 
     train: list[Example]
@@ -46,25 +52,59 @@ class Splits:
     division: Division | None = None
     replaces_division: bool = False
     bad_rows: Sequence[BadRow] = ()
+    all_test: Sequence[Example] = ()
+    left_out: Sequence[SplitCopies] | None = None
+    task: str = ""
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", {name: hash_rows(getattr(self, name)) for name in SPLITS})
+        sha: dict[str, str] = {name: hash_rows(getattr(self, name)) for name in SPLITS}
+        sha["all_test"] = hash_rows(self.all_test) if self.all_test else sha["test"]
+        object.__setattr__(self, "sha", sha)
+        object.__setattr__(self, "all_test", self.all_test or self.test)
+
+    @cached_property
+    def copies(self) -> Sequence[SplitCopies]:
+        """Exact and near copies in train and validation; those left out, if they were."""
+        if self.left_out is not None:
+            return self.left_out
+        test = self.all_test
+        return [
+            find_copies("validation", self.validation, {"test": test}),
+            find_copies("train", self.train, {"test": test, "validation": self.validation}),
+        ]
+
+    def describe_copies(self, data_seed: int = 0) -> Iterator[str]:
+        """Yield a warning for each kind of copy that is not reported with the data.
+
+        Args:
+            data_seed: with folds only the first one has warnings.
+        """
+        folds = self.division.folds if self.division else 0
+        if self.left_out is None and not (folds and data_seed % folds):
+            for copies in self.copies:
+                yield from copies.describe(self.task, is_left_out=False)
 
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """Which rows test, if the task has no test split.
+    """Which rows are test rows.
 
     Attributes:
         data_seed: selects the fold.
-        kept: the file of an earlier division, which is followed if it exists.
+        kept: the file of an earlier division of a task without a test split, which is followed if
+            it exists.
         divides_anew: replace an earlier division that cannot be followed; by default an error.
+        test_rows: as `validation` of `load_splits`: how many of the test rows to use.
+        drops_copies: leave out training rows that copy validation or test rows, and validation rows
+            that copy test rows.
     """
 
     data_seed: int = 0
     kept: Path | None = None
     divides_anew: bool = False
+    test_rows: int | str = "full"
+    drops_copies: bool = False
 
 
 def load_splits(
@@ -83,7 +123,7 @@ def load_splits(
         validation: `full`, a number of rows, or `n/class`.
         fraction: the most validation rows that are taken from each class of train.
         callbacks: for warnings.
-        choice: of test rows, if the task has no test split.
+        choice: of test rows.
 
     Raises:
         UserError: with the file and line, or the split, that is wrong.
@@ -111,18 +151,53 @@ def load_splits(
     is_taken = not held_out
     if is_taken:
         held_out = _take_validation(task, train, master_seed, fraction)
-    held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
+    left_out: list[SplitCopies] | None = [] if choice.drops_copies else None
+    if left_out is not None:
+        held_out = _drop_copies("validation", held_out, {"test": test}, left_out)
+    held_out = _choose_rows("validation", held_out, validation, task, master_seed, callbacks)
     num_rows = len(train)
     if is_taken:
         taken = {copy_key(row.text) for row in held_out}
         train = [row for row in train if copy_key(row.text) not in taken]
+    if left_out is not None:
+        train = _drop_copies("train", train, {"test": test, "validation": held_out}, left_out)
+        if not task.folds or choice.data_seed % task.folds == 0:  # not a warning for each fold
+            for copies in left_out:
+                _warn_all(copies.describe(task.name, is_left_out=True), callbacks)
     _check_classes(task, train)
     if division is None:
         _warn_of_copies(task, train, held_out, test, callbacks)
     texts = {row.text for row in train}
     num_copies = sum(row.text in texts for row in test)
     num_taken = num_rows - len(train)
-    return Splits(train, held_out, test, num_copies, num_taken, division, replaces, bad_rows)
+    tested = _choose_rows("test", test, choice.test_rows, task, master_seed, callbacks)
+    return Splits(
+        train, held_out, tested, num_copies, num_taken, division, replaces, bad_rows,
+        all_test=test, left_out=left_out, task=task.name,
+    )  # fmt: skip
+
+
+def _drop_copies(
+    split: Split,
+    rows: list[Example],
+    others: Mapping[Split, Sequence[Example]],
+    left_out: list[SplitCopies],
+) -> list[Example]:
+    """Return the rows of a split that copy none of others; list the others in `left_out`."""
+    copies = find_copies(split, rows, others)
+    left_out.append(copies)
+    kept = [row for row in rows if row.id not in copies.copies]
+    if not kept:
+        raise UserError(
+            f"all {len(rows)} {split} rows are copies of rows of other splits",
+            "check the data, or keep them: subsample.decontaminate=warn",
+        )
+    return kept
+
+
+def _warn_all(warnings: Iterable[str], callbacks: Callbacks) -> None:
+    for warning in warnings:
+        callbacks.warn(warning)
 
 
 def _warn_of_copies(
@@ -132,8 +207,7 @@ def _warn_of_copies(
     test: Sequence[Example],
     callbacks: Callbacks,
 ) -> None:
-    for warning in describe_copies(task.name, train, validation, test):
-        callbacks.warn(warning)
+    _warn_all(describe_copies(task.name, train, validation, test), callbacks)
 
 
 def _divide(
@@ -260,11 +334,18 @@ def _take_validation(task: Task, train: list[Example], seed: int, fraction: floa
     return [row for row in train if row.id in ids]
 
 
-def _choose_validation(
-    rows: list[Example], wanted: int | str, classes: Sequence[str], seed: int, callbacks: Callbacks
+def _choose_rows(
+    split: Split,
+    rows: list[Example],
+    wanted: int | str,
+    task: Task,
+    seed: int,
+    callbacks: Callbacks,
 ) -> list[Example]:
+    """Return a seeded, class-balanced part of a split, in its order."""
     if wanted == "full" or not rows:
         return rows
+    classes = task.classes
     counts = (
         split_evenly(wanted, len(classes))
         if isinstance(wanted, int)
@@ -274,9 +355,9 @@ def _choose_validation(
     for (label, members), count in zip(group_by_class(rows, classes).items(), counts, strict=True):
         if len(members) < count:
             callbacks.warn(
-                f"validation: class '{label}' has {len(members)} rows, {count} are wanted; "
+                f"{split}: class '{label}' has {len(members)} rows, {count} are wanted; "
                 "all of them are used"
             )
-        random = generator(seed, "validation rows", label)
+        random = generator(seed, f"{split} rows", label)
         ids.update(row.id for row in random.sample(members, min(count, len(members))))
     return [row for row in rows if row.id in ids]

@@ -34,6 +34,12 @@ NOT_READ_AS_ATTRIBUTES = {
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
     ("FilesData", "folds"): "`Task.folds` reads it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",
+    ("Task", "about"): "`gpt3mix tasks` lists it",
+    **{
+        ("TaskAbout", name): "`gpt3mix tasks` lists it"
+        for name in ("title", "source", "license", "rows")
+    },
+    ("Task", "specification"): "a validator replaces the other keys",
     ("Experiment", "preset"): "a validator fills in and compares the other keys",
     ("Experiment", "sweep"): "`config` creates the variants from it before the models exist",
     ("AugmentSettings", "synthetic_sets"): "`Experiment.trials_for` reads it",

@@ -38,7 +38,7 @@ from ..records import (
     write_manifest,
 )
 from ..settings import Experiment, LinearSettings, fingerprint, generator
-from ..train.linear import LinearClassifier
+from ..train import Classifier, open_classifier
 from ..train.targets import to_one_hot
 from .runner import Grid
 
@@ -113,7 +113,7 @@ class Measurer:
 
     grid: Grid
     _scorers: dict[str, "PerplexityScorer"] = field(default_factory=dict)
-    _labellers: dict[str, tuple[LinearClassifier, float]] = field(default_factory=dict)
+    _labellers: dict[str, tuple[Classifier, float]] = field(default_factory=dict)
 
     def measure(
         self, cell: Cell, path: Path, manifest: Manifest, real: Sequence[Example]
@@ -165,7 +165,7 @@ class Measurer:
     ) -> dict[str, Any]:
         key = splits.sha["train"]
         if key not in self._labellers:
-            labeller = LinearClassifier(LinearSettings(kind="linear"), classes)
+            labeller = open_classifier(LinearSettings(kind="linear"), classes)
             labeller.fit([to_one_hot(row, classes) for row in splits.train], [], 0)
             self._labellers[key] = labeller, _agreement(labeller, splits.test, classes) or 0.0
         labeller, accuracy = self._labellers[key]
@@ -188,7 +188,7 @@ def _sample(rows: Sequence[Any]) -> list[Any]:
 
 
 def _agreement(
-    labeller: LinearClassifier, rows: Sequence[Example], classes: Sequence[str]
+    labeller: Classifier, rows: Sequence[Example], classes: Sequence[str]
 ) -> float | None:
     if not rows:
         return None

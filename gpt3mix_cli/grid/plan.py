@@ -149,7 +149,7 @@ class _Planner:
             examples,
             seed,
             wanted,
-            group=fingerprint([method, experiment.variant]),
+            group=fingerprint([method, cell.task, experiment.variant]),
             stream=fingerprint(stream),
             sink=sink,
         )
@@ -158,7 +158,7 @@ class _Planner:
         return estimate
 
     def _cost_model(self, experiment: Experiment, request: Request) -> CostModel:
-        key = fingerprint([experiment.variant, bool(request.choices)])
+        key = fingerprint([experiment.task.name, experiment.variant, bool(request.choices)])
         if key not in self._cost_models:
             lm = self._grid.resources.lm(experiment, replay_only=True)
             # How the server is asked may be in any journal of the experiment.

@@ -5,11 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import data
 from ..augment import Augmenter, AugmentOptions, open_augmenter
+from ..decontamination import CopyFinder, SyntheticCopies
 from ..division import write_division
 from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..existing_outputs import back_up
@@ -17,7 +19,7 @@ from ..labelled_rows import write_bad_rows
 from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, costs_money
 from ..records import Example
-from ..settings import ClassifierSettings, Experiment, fingerprint
+from ..settings import ClassifierSettings, Experiment, Split, fingerprint
 from ..train import (
     Classifier,
     UnavailableClassifier,
@@ -62,17 +64,22 @@ class Resources:
     def _load_splits(self, experiment: Experiment, seed: int) -> data.Splits:
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
-        path = self._layout.data_path(SPLIT_FILE, experiment.variant)
-        choice = data.SplitChoice(seed, path, self._divides_anew)
+        path = self._data_path(SPLIT_FILE, experiment)
+        drops = subsample.decontaminate == "drop"
+        choice = data.SplitChoice(seed, path, self._divides_anew, subsample.test, drops)
 
         def load() -> data.Splits:
             with in_progress(self._callbacks, f"reading the data of {task.name}"):
                 return data.load_splits(task, *chosen, self._callbacks, choice)
 
         return self._cached(
-            ["data", task.model_dump(), *chosen, seed, str(path)],
+            ["data", task.model_dump(), *chosen, seed, str(path), subsample.test, drops],
             load,
         )
+
+    def _data_path(self, name: str, experiment: Experiment) -> Path:
+        task = experiment.task.name if experiment.tasks else ""
+        return self._layout.data_path(name, experiment.variant, task)
 
     def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
         """Return the task's splits; which rows test or are left out is written to files."""
@@ -80,13 +87,13 @@ class Resources:
         if id(splits) in self._kept_splits:
             return splits
         with self._lock:
-            path = self._layout.data_path(SPLIT_FILE, experiment.variant)
+            path = self._data_path(SPLIT_FILE, experiment)
             if splits.division and path not in self._kept:
                 if splits.replaces_division:
                     self._callbacks.note(f"{path}: is replaced; what it was is in {back_up(path)}")
                 write_division(path, splits.division)
             self._kept.add(path)
-            path = self._layout.data_path(SKIPPED_FILE, experiment.variant)
+            path = self._data_path(SKIPPED_FILE, experiment)
             if splits.bad_rows and path not in self._kept:
                 write_bad_rows(path, splits.bad_rows)
             self._kept.add(path)
@@ -111,11 +118,17 @@ class Resources:
             filtered: whether the filter sees the rows; then it needs the test rows, whose copies
                 it rejects.
         """
-        settings, test, sha = experiment.augment, list[Example](), ""
+        settings, sha, held_out_sha = experiment.augment, "", ""
+        test: Sequence[Example] = ()
+        drops = experiment.subsample.decontaminate == "drop"
+        if drops:
+            hashes = self.splits(experiment, data_seed).sha
+            held_out_sha = fingerprint([hashes["validation"], hashes["all_test"]])
         if filtered and settings.filter.reject_test_copies:
             try:
                 splits = self.keep_splits(experiment, data_seed)
-                test, sha = splits.test, splits.sha["test"]
+                # All of them: a part that makes a quick try changes no synthetic row.
+                test, sha = splits.all_test, splits.sha["all_test"]
             except UserError as error:
                 raise UserError(
                     error.message,
@@ -123,7 +136,25 @@ class Resources:
                     "augment.filter.reject_test_copies=false",
                 ) from None
         quota = settings.ratio, settings.attempts, seed, limit
-        return AugmentOptions(*quota, settings.filter, test, sha)
+        copies = partial(self._synthetic_copies, experiment, data_seed, drops)
+        return AugmentOptions(
+            *quota, settings.filter, test, sha, copies=copies, held_out_sha=held_out_sha
+        )
+
+    def _synthetic_copies(
+        self, experiment: Experiment, data_seed: int, drops: bool
+    ) -> SyntheticCopies:
+        try:
+            splits = self.splits(experiment, data_seed)
+        except UserError as error:  # rows of a file need no data
+            self._callbacks.warn(f"copies of test rows are not counted: {error.message}")
+            return SyntheticCopies()
+        rows: dict[Split, Sequence[Example]] = {
+            "test": splits.all_test,
+            "validation": splits.validation,
+        }
+        key = ["copies", splits.sha["all_test"], splits.sha["validation"]]
+        return SyntheticCopies(self._cached(key, lambda: CopyFinder(rows)), drops)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.

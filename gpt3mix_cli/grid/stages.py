@@ -111,7 +111,12 @@ class Stages:
             subsample = experiment.subsample
             for cell_level in [level] if level else subsample.levels:
                 for seed in subsample.seeds if data_seed is None else [data_seed]:
-                    yield Cell(experiment.task.name, experiment.variant, cell_level, seed)
+                    yield self.cell(experiment, cell_level, seed)
+
+    def cell(self, experiment: Experiment, level: str, data_seed: int) -> Cell:
+        """Return a cell of a variant of the experiment."""
+        task, variant = experiment.task.name, experiment.variant
+        return Cell(task, variant, level, data_seed, one_of_tasks=bool(experiment.tasks))
 
     def experiment(self, cell: Cell) -> Experiment:
         """Return the variant of the experiment that a cell belongs to."""
@@ -119,7 +124,7 @@ class Stages:
         first = self._by_variant.get(id(cell.variant))
         if first and first.variant is cell.variant:
             return first
-        return next(item for item in self.experiments if item.variant == cell.variant)
+        return next(item for item in self._variants_of(cell) if item.variant == cell.variant)
 
     def real_rows(self, cell: Cell, path: Path | None = None) -> list[Example]:
         """Return a cell's real rows: its subsample, or those of a file in its place."""
@@ -150,7 +155,7 @@ class Stages:
         """
         return [
             self.layout.synthetic_path(self._in_variant(cell, variant), method, number)
-            for variant in self.experiments
+            for variant in self._variants_of(cell)
             if method in variant.methods
             for number in (
                 # The first draw's journal has the labels of the real rows.
@@ -164,7 +169,15 @@ class Stages:
             self.layout.trials_path(
                 TrialKey(self._in_variant(cell, variant), "none", classifier.name)
             )
-            for variant in self.experiments
+            for variant in self._variants_of(cell)
+        ]
+
+    def _variants_of(self, cell: Cell) -> list[Experiment]:
+        """Return the variants of the experiment; with several tasks, those of the cell's task."""
+        return [
+            item
+            for item in self.experiments
+            if not cell.one_of_tasks or item.task.name == cell.task
         ]
 
     def _in_variant(self, cell: Cell, variant: Experiment) -> Cell:
@@ -322,7 +335,8 @@ class Stages:
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
-        data = TrialData(real, splits.validation, splits.test, sets, splits.sha)
+        tested, num_all_test = splits.test, len(splits.all_test)
+        data = TrialData(real, splits.validation, tested, sets, splits.sha, num_all_test)
         seed = experiment.subsample.master_seed
         return TrialRunner(
             classifier, step.key, classes, data, seed, settings.targets, self.tensorboard

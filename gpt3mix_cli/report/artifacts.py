@@ -134,7 +134,10 @@ class Artifacts:
         curves: (task, variant, level, classifier) -> method -> epoch -> validation accuracies.
         curves_left_out: how many more (task, variant, level, classifier) have epochs.
         manifests: title and manifest of trials files, one for each set of settings.
+        measures: (task, variant, level, method, or `real`) -> measures of each of its sets.
         reviewed: (task, variant, method) -> how many synthetic rows a person has edited or dropped.
+        copies: (task, variant, method) -> how many synthetic rows copy rows of a split, and how
+            many of them were left out.
     """
 
     kept: list[tuple[SyntheticFile, Augmented]] = field(default_factory=list)
@@ -147,7 +150,9 @@ class Artifacts:
     )
     curves_left_out: int = 0
     manifests: list[tuple[str, Manifest]] = field(default_factory=list)
+    measures: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
     reviewed: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
+    copies: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
 
 
 def label_mass_remarks(artifacts: Artifacts) -> Iterator[str]:
@@ -170,6 +175,17 @@ def review_remarks(artifacts: Artifacts) -> Iterator[str]:
         yield (
             f"{task} {method}{of_variant}: a person has edited {counts['edited']:,} and removed "
             f"{counts['dropped']:,} of the synthetic rows (gpt3mix review)"
+        )
+
+
+def copy_remarks(artifacts: Artifacts) -> Iterator[str]:
+    """Yield how many synthetic rows are copies of test or validation rows."""
+    for (task, variant, method), counts in artifacts.copies.items():
+        of_variant = f" ({variant})" if variant else ""
+        yield (
+            f"{task} {method}{of_variant}: exact and near copies among the synthetic rows: "
+            f"{counts['test']:,} of test rows, {counts['validation']:,} of validation rows; "
+            f"{counts['left_out']:,} of them are left out (subsample.decontaminate)"
         )
 
 
@@ -236,8 +252,10 @@ def _read_rows(
             if file.path.parent not in artifacts.real:
                 rows = _read_subsample(file.path)
                 artifacts.real[file.path.parent] = rows
+                _add_measures(artifacts, file, REAL, subsample_path(file.path.parent))
                 list(real.count(rows.values()))
-            _count_reviewed(artifacts, file)
+            _read_counts(artifacts, file)
+            _add_measures(artifacts, file, file.method, file.path)
             synthetic = own.count(read_records(file.path, Augmented))
             _keep(artifacts, artifacts.kept, file, synthetic, part)
             rejects = rejects_path(file.path)
@@ -247,12 +265,35 @@ def _read_rows(
             callbacks.warn(f"{error.message}; its rows are not shown")
 
 
-def _count_reviewed(artifacts: Artifacts, file: SyntheticFile) -> None:
+def _add_measures(artifacts: Artifacts, file: SyntheticFile, name: str, path: Path) -> None:
+    manifest = read_manifest(path)
+    counts = manifest.counts if manifest else {}
+    values = {
+        key: value
+        for part in ("statistics", "measures")
+        if isinstance(counts.get(part), dict)
+        for key, value in counts[part].items()
+        if isinstance(value, float | str)
+    }
+    if values:
+        key = file.task, file.variant, file.level, name
+        artifacts.measures.setdefault(key, []).append(values)
+
+
+def _read_counts(artifacts: Artifacts, file: SyntheticFile) -> None:
     manifest = read_manifest(file.path)
     counts = manifest.counts if manifest else {}
     if found := {name: counts[name] for name in ("edited", "dropped") if counts.get(name)}:
         key = file.task, file.variant, file.method
         artifacts.reviewed.setdefault(key, Counter()).update(found)
+    copies = counts.get("copies")
+    numbers = Counter[str]()
+    for name, value in copies.items() if isinstance(copies, Mapping) else ():
+        parts = value.values() if isinstance(value, Mapping) else [value]
+        numbers[name] = sum(part for part in parts if isinstance(part, int))
+    if numbers.total():
+        key = file.task, file.variant, file.method
+        artifacts.copies.setdefault(key, Counter()).update(numbers)
 
 
 def _keep(

@@ -18,7 +18,13 @@ from pandas import DataFrame
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import write_shared
 from . import accuracy, table
-from .artifacts import label_mass_remarks, load_artifacts, review_remarks, select_samples
+from .artifacts import (
+    copy_remarks,
+    label_mass_remarks,
+    load_artifacts,
+    review_remarks,
+    select_samples,
+)
 from .averages import average_trials
 from .charts import build_charts, series_styles
 from .classes import class_scores, classes_table
@@ -30,6 +36,7 @@ from .model import ReportInput, ReportOptions, Result
 from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
 from .render import data, latex, markdown, page, plot_files
+from .row_measures import measure_charts, measures_table
 from .verdict import judge_methods, verdict_table
 
 # Text files of a report; the first one is named at the end of a run.
@@ -82,6 +89,7 @@ def build_report(
     artifacts = load_artifacts(trials, options.synthetic_limit, callbacks)
     remarks = [*find_remarks(results, trials), *label_mass_remarks(artifacts)]
     remarks += review_remarks(artifacts)
+    remarks += copy_remarks(artifacts)
     classes = class_scores(trials, results)
     paper = compare_with_paper(results) if options.with_paper else None
     remarks += unknown_to_paper(results) if options.with_paper else []
@@ -97,12 +105,14 @@ def build_report(
         table.intervals_table(results),
         classes_table(classes),
         table.cost_table(results),
+        measures_table(artifacts),
         table.failures_table(failures),
         *(paper_tables(paper) if paper is not None else ()),
     ]
     others = list(filter(None, optional))
     by_row = verdict_table(verdicts)
     charts = build_charts(results, comparisons, artifacts)
+    charts += [chart for chart in measure_charts(results, artifacts) if chart.points]
     return Report(
         title=inputs.name,
         files=[output / name for name in (*REPORT_FILES, *plot_files.file_names(charts))],

@@ -33,6 +33,7 @@ from .task import (
     Split,
     TableFormat,
     Task,
+    TaskAbout,
 )
 from .train import (
     PAPER,
@@ -83,6 +84,7 @@ __all__ = [
     "SubsampleSettings",
     "TableFormat",
     "Task",
+    "TaskAbout",
     "TrainableSettings",
     "TransformerSettings",
     "derived_seed",

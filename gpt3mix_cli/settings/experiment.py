@@ -84,6 +84,20 @@ class SubsampleSettings(Settings):
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
         "full", description="rows used for early stopping"
     )
+    test: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
+        "full",
+        description=(
+            "test rows that the trials are scored on; fewer make a quick try, which the report says"
+        ),
+    )
+    decontaminate: Literal["warn", "drop"] = Field(
+        "warn",
+        description=(
+            "exact and near copies (similarity from 0.8, as in augment.filter.max_similarity): "
+            "training rows that copy validation or test rows, validation rows that copy test rows, "
+            "and synthetic rows that copy either. warn: count them; drop: leave them out"
+        ),
+    )
     validation_fraction: StrictFloat = Field(
         0.2,
         gt=0,
@@ -134,7 +148,16 @@ class Experiment(Settings):
             "short patience"
         ),
     )
-    task: Task = Field(description="the task, or the path of a task file")
+    task: Task = Field(
+        description="the task: its keys, the path of a task file, or the name of a packaged one"
+    )
+    tasks: list[str] = Field(
+        [],
+        description=(
+            "several tasks in place of `task`, each a name, a path or the keys; every task has "
+            "every level and variant, and a folder of its own"
+        ),
+    )
     subsample: SubsampleSettings = Field(description="how many real rows to draw")
     lm: LMSettings | None = Field(
         None,

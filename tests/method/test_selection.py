@@ -254,14 +254,14 @@ def test_vectors_are_made_once_a_set_and_never_n_by_n(monkeypatch: pytest.Monkey
 def test_an_encoder_serves_as_similarity(tiny_encoder: Path) -> None:
     """Its vectors are those of each text alone, so that a batch's padding changes nothing; the same
     text is nearest."""
-    from gpt3mix_cli.method.selection import _encoder_vectors
+    from gpt3mix_cli.method.selection import encoder_vectors
 
     folder = str(tiny_encoder)
     texts = [row.text for row in FILMS]
-    together = _encoder_vectors(texts, folder)
+    together = encoder_vectors(texts, folder)
     assert together.shape == (6, 32)
     for text, vector in zip(texts, together, strict=True):
-        assert _encoder_vectors([text], folder)[0] == pytest.approx(vector, abs=1e-6)
+        assert encoder_vectors([text], folder)[0] == pytest.approx(vector, abs=1e-6)
         assert (vector**2).sum() == pytest.approx(1)
     pool = [*FILMS, FILMS[3].model_copy(update={"id": "twin"})]
     selector = ExampleSelector(pool, "nearest", folder)
