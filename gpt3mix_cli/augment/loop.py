@@ -181,8 +181,8 @@ def augment(
         if result:
             return result
         # Rows that another filter takes out come back from the journal.
-        keeps = quota.tops_up or not differs_only_in(output, settings, inputs, "filter.")
-        protect_output(output, options, settings, inputs, keep_finished=keeps)
+        filters_anew = not quota.tops_up and differs_only_in(output, settings, inputs, "filter.")
+        protect_output(output, options, settings, inputs, keep_finished=not filters_anew)
         started = time.monotonic()
         try:
             # A local LM takes a while to label some real rows.
