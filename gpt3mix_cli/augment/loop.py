@@ -193,9 +193,10 @@ def augment(
     with locked_unless_up_to_date(output, settings, inputs, options) as result:
         if result:
             return result
+        filters_anew = not quota.tops_up and not options.force
         # Rows that another filter takes out come back from the journal.
-        keeps = quota.tops_up or not differs_only_in(output, settings, inputs, "filter.")
-        protect_output(output, options, settings, inputs, keep_finished=keeps)
+        lossless = filters_anew and differs_only_in(output, settings, inputs, "filter.")
+        protect_output(output, options, settings, inputs, keep_finished=not lossless)
         started = time.monotonic()
         try:
             # A local LM takes a while to label some real rows.

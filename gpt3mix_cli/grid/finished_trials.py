@@ -16,7 +16,8 @@ def keep_trained_rows(
     """Stop before a synthetic set that finished trials have read becomes larger or smaller.
 
     The trials would be of other rows than the set has then, and would have to be repeated. Other
-    settings of a finished set stop its stage anyway (`existing_outputs.protect_output`).
+    settings of a finished set stop its stage anyway (`existing_outputs.protect_output`), but for
+    the filter with `--no-top-up`.
 
     Args:
         layout: where the files are.
@@ -37,7 +38,9 @@ def keep_trained_rows(
         wanted = dict(experiment.trials_for(classifier, cell.data_seed))
         change = _other_sets(trials, wanted)
         if rows and f"synthetic.{step.draw}" in trials.inputs:
-            change = change or _other_size(rows, experiment, limit)
+            change = (
+                change or _other_size(rows, experiment, limit) or _other_filter(rows, experiment)
+            )
         if change:
             raise UserError(
                 f"{path}: is finished, with other synthetic rows: {change}",
@@ -59,6 +62,17 @@ def _other_size(rows: Manifest, experiment: Experiment, limit: int | None) -> st
         and rows.counts.get("wanted", math.inf) > limit
     )
     return f"--limit none -> {limit}" if is_cut else ""
+
+
+def _other_filter(rows: Manifest, experiment: Experiment) -> str:
+    """Return which key of the filter takes rows out of a finished set; empty if none does."""
+    was, wanted = rows.settings.get("filter"), experiment.augment.filter.model_dump()
+    if not rows.complete or not isinstance(was, dict):
+        return ""
+    changed = (name for name, value in wanted.items() if value != was.get(name))
+    return next(
+        (f"augment.filter.{name} {was.get(name)} -> {wanted[name]}" for name in changed), ""
+    )
 
 
 def _other_sets(trials: Manifest, wanted: dict[int, int]) -> str:
