@@ -23,6 +23,9 @@ from .settings import Split, fingerprint
 from .user_cache import cache_folder
 
 NEAR_COPY = 0.8  # Jaccard similarity of character 4-grams
+# Synthetic rows among which near copies are counted if none is left out: each takes as long as five
+# rows of EDA.
+NEAR_SAMPLE = 1_000
 CACHE_VERSION = 1  # raised when the same texts would give other copies
 
 
@@ -64,10 +67,12 @@ class CopyFinder:
                 self._by_key[key] = row, split
                 self._near.add(row.text, key)
 
-    def find(self, text: str) -> Copy | None:
-        """Return what a text is a copy of; None if it is none."""
+    def find(self, text: str, near: bool = True) -> Copy | None:
+        """Return what a text is a copy of, with `near` also a near one; None if it is none."""
         if exact := self._exact.get(copy_key(text)):
             return Copy(*exact, 1.0)
+        if not near:
+            return None
         with self._lock:
             match = self._near.find(text)
         if match:
@@ -184,6 +189,8 @@ def _compare(texts: Sequence[str], originals: Sequence[tuple[str, Split]]) -> It
 class SyntheticCopies:
     """Counts the synthetic rows that are copies of validation or test rows.
 
+    Unless they are left out, near copies are counted among the first `NEAR_SAMPLE` rows only.
+
     Attributes:
         drops: whether such rows are left out.
 
@@ -194,12 +201,16 @@ class SyntheticCopies:
 
     def __init__(self, finder: CopyFinder | None = None, drops: bool = False) -> None:
         self._finder, self.drops = finder, drops
+        self._rows = 0  # looked at
         self._counts: dict[str, Counter[str]] = {}
         self._first = ""
 
     def find(self, text: str) -> Copy | None:
         """Return what a text is a copy of, and count it."""
-        copy = self._finder.find(text) if self._finder else None
+        if not self._finder:
+            return None
+        copy = self._finder.find(text, near=self.drops or self._rows < NEAR_SAMPLE)
+        self._rows += 1
         if copy:
             self._counts.setdefault(copy.split, Counter()).update([copy.kind])
             self._first = self._first or f"{shorten(text)!r} = {shorten(copy.original.id)}"
@@ -218,7 +229,13 @@ class SyntheticCopies:
             split: {kind: counts[kind] for kind in ("exact", "near")}
             for split, counts in sorted(self._counts.items())
         }
-        return {"copies": {**copies, "left_out": self.total if self.drops else 0}}
+        left_out = self.total if self.drops else 0
+        sampled = {"near_among": NEAR_SAMPLE} if self._is_sampled else {}
+        return {"copies": {**copies, **sampled, "left_out": left_out}}
+
+    @property
+    def _is_sampled(self) -> bool:
+        return not self.drops and self._rows > NEAR_SAMPLE
 
     def describe(self) -> str:
         """Return a sentence for the user; empty without a copy."""
@@ -231,4 +248,7 @@ class SyntheticCopies:
         advice = "they are left out" if self.drops else (
             "subsample.decontaminate: drop leaves them out"
         )  # fmt: skip
-        return f"{' and '.join(parts)} among the synthetic rows, such as {self._first}; {advice}"
+        rows = "the synthetic rows"
+        if self._is_sampled:
+            rows += f" (near ones among the first {NEAR_SAMPLE:,})"
+        return f"{' and '.join(parts)} among {rows}, such as {self._first}; {advice}"

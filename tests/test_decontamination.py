@@ -232,6 +232,21 @@ def test_a_generators_copies_are_rejected_with_drop_and_counted_without(tmp_path
         assert reasons == (expected if drops else [])
 
 
+def test_near_copies_are_counted_among_the_first_rows_and_exact_ones_among_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpt3mix_cli.decontamination.NEAR_SAMPLE", 2)
+    finder = CopyFinder({"test": [row(1, LONG)]})
+    for drops, near in ((False, 1), (True, 2)):
+        copies = SyntheticCopies(finder, drops)
+        for text in (NEAR, OTHER, NEAR, LONG + "!"):
+            copies.find(text)
+        found = copies.counts()["copies"]
+        assert found["test"] == {"exact": 1, "near": near}  # type: ignore[index]
+        assert ("near_among" in found) is not drops  # type: ignore[operator]
+        assert ("among the first 2" in copies.describe()) is not drops
+
+
 def test_the_report_remarks_on_copies_among_synthetic_rows(open_films: Open) -> None:
     text = f"{CONFIG}classifiers: [{{kind: linear}}]\ntrials: 1\n"
     grid, _ = open_films(text=text)

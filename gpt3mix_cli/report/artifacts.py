@@ -290,7 +290,8 @@ def _read_counts(artifacts: Artifacts, file: SyntheticFile) -> None:
     numbers = Counter[str]()
     for name, value in copies.items() if isinstance(copies, Mapping) else ():
         parts = value.values() if isinstance(value, Mapping) else [value]
-        numbers[name] = sum(part for part in parts if isinstance(part, int))
+        if name != "near_among":  # the rows of which near copies were counted
+            numbers[name] = sum(part for part in parts if isinstance(part, int))
     if numbers.total():
         key = file.task, file.variant, file.method
         artifacts.copies.setdefault(key, Counter()).update(numbers)
