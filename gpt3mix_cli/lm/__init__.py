@@ -1,5 +1,6 @@
 """Language models: text in; text and label log-probabilities out. `port` is the page to read."""
 
+from .bills import Bill, bill_attempts, bill_labels
 from .journal import IN_MEMORY, Journal, Spending, total_spent
 from .journaled_lm import JournaledLM
 from .port import (
@@ -29,6 +30,7 @@ __all__ = [
     "IN_MEMORY",
     "LM",
     "THINKING_REMEDY",
+    "Bill",
     "Completion",
     "CostModel",
     "Hypothesis",
@@ -39,6 +41,8 @@ __all__ = [
     "Request",
     "Scores",
     "Spending",
+    "bill_attempts",
+    "bill_labels",
     "check_prices",
     "cost_model_for",
     "costs_money",
