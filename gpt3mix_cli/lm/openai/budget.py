@@ -138,6 +138,22 @@ class BudgetTracker:
                 )
         self.requests += 1
 
+    def error_if_exceeded(self, usage: Usage) -> StoppedShort | None:
+        """Return the error of a request that does not fit; None if it fits.
+
+        Args:
+            usage: of the request and of all that are in flight.
+        """
+        amounts = {"tokens": usage.prompt + usage.completion, "usd": self.cost(usage) or 0.0}
+        for name, used, limit in self._limits():
+            if used + amounts.get(name, 0) > limit:
+                return StoppedShort(
+                    f"budget.{name}: {_used_of(name, used, limit)}, and the next request would "
+                    "exceed it",
+                    f"raise budget.{name} and run again; answers so far are kept",
+                )
+        return None
+
     def reserve_batch(self, requests: int, usage: Usage, usd: float | None) -> None:
         """Count the requests of a batch that is about to be submitted, at their highest cost.
 
