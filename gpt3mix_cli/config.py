@@ -20,9 +20,11 @@ from .settings.problems import format_problems
 from .yaml_files import holds_words, parse_yaml, read_yaml
 
 # Sections whose scalars are words even if they look like booleans, numbers or null.
-WORD_SECTIONS = {"labels", "values"}
+WORD_SECTIONS = {"labels", "values", "label_descriptions", "attributes"}
 SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
 DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
+MODEL_PATHS = ("model", "forward", "backward")  # and of the other sections
+AUGMENT_PATHS = ("similarity", "unlabelled")
 MAX_VARIANTS = 1_000  # of a sweep
 
 
@@ -240,9 +242,9 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         if isinstance(section, dict):
             # An endpoint's name of its model is not a path, even if a folder has the same name.
             is_endpoint = section.get("kind") == "openai"
-            keys = ("tokenizer", "prices") if is_endpoint else ("model", "forward", "backward")
+            keys = ("tokenizer", "prices") if is_endpoint else (*MODEL_PATHS, *AUGMENT_PATHS)
             _anchor(section, keys, path.parent)
-    _anchor(raw.get("augment"), ("similarity",), path.parent)
+    _anchor(raw.get("augment"), AUGMENT_PATHS, path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -175,7 +175,8 @@ class _Planner:
         paths = grid.synthetic_paths_of_variants(cell, method, draw)
         sink = ReplaySink(examples)
         with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
-            augmenter = GPT3Mix(settings, experiment.task, replay_lm, method)
+            texts = grid.resources.unlabelled_texts(experiment, method, cell.data_seed)
+            augmenter = GPT3Mix(settings, experiment.task, replay_lm, method, texts)
             request = next(augmenter.attempts(examples, 0, 1, seed)).request
             if existing_journals(paths):
                 quota = grid.resources.augment_options(experiment, cell.data_seed, seed)

@@ -227,6 +227,7 @@ class Stages:
             ()
             if self.options.only_checks
             else self.synthetic_paths_of_variants(cell, method, draw),
+            cell.data_seed,
         )
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents

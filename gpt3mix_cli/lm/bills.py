@@ -33,7 +33,7 @@ class Bill:
         requests: sent, failed ones included.
         counted_tokens: of the units' prompts, one each, as the plan counts them.
         prompt_tokens: of all requests, as the server counts them.
-        completion_tokens: likewise.
+        completion_tokens: written, as the server counts them.
         bytes_per_token: of the prompts.
     """
 
