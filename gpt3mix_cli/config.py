@@ -20,6 +20,8 @@ from .task_files import DATA_PATHS, WORD_SECTIONS, anchor_paths, read_task, read
 from .yaml_files import holds_words, parse_yaml, read_yaml
 
 SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
+MODEL_PATHS = ("model", "forward", "backward")  # keys that hold paths
+AUGMENT_PATHS = ("similarity", "unlabelled")
 MAX_VARIANTS = 1_000  # of a sweep
 Override = tuple[str, Any, str]  # key, value, and what messages call it
 
@@ -287,9 +289,9 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         if isinstance(section, dict):
             # An endpoint's name of its model is not a path, even if a folder has the same name.
             is_endpoint = section.get("kind") == "openai"
-            keys = ("tokenizer", "prices") if is_endpoint else ("model", "forward", "backward")
+            keys = ("tokenizer", "prices") if is_endpoint else (*MODEL_PATHS, *AUGMENT_PATHS)
             anchor_paths(section, keys, path.parent)
-    anchor_paths(raw.get("augment"), ("similarity",), path.parent)
+    anchor_paths(raw.get("augment"), AUGMENT_PATHS, path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -169,6 +169,20 @@ class Layout:
         """Return the journals of all cells and runs that exist."""
         return sorted(self.root.rglob("*.journal.sqlite"))
 
+    def journals_like(self, output: Path) -> list[Path]:
+        """Return the journals of files that differ from an output in level, seed and draw alone."""
+        stem, cell = _stem(output).partition(".draw-")[0], output.parent
+        parts = ["trials"] if cell.name == "trials" else []
+        cell = cell.parent if parts else cell
+        folders = sorted(cell.parent.parent.glob("/".join(["*", "seed-*", *parts])))
+        paths = [path for folder in folders for path in folder.glob("*.journal.sqlite")]
+        names = (path.name.removesuffix(".journal.sqlite") for path in paths)
+        return [
+            path
+            for path, name in zip(paths, names, strict=True)
+            if name.partition(".draw-")[0] == stem
+        ]
+
 
 @lru_cache(maxsize=16)  # each cell is asked for several times in a row
 def _cell_folder(out: Path, name: str, cell: Cell) -> Path:

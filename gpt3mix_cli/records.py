@@ -58,7 +58,9 @@ class Example(Record):
 
 
 # Fields that most rows do not have.
-OMIT_IF_EMPTY = ("perplexity", "bounded", "edited", "n_test_all")
+OMIT_IF_EMPTY = (
+    "perplexity", "bounded", "edited", "n_test_all", "asked_label", "attributes",
+)  # fmt: skip
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +81,8 @@ class Augmented(Example):
         perplexity: of the text under the LM that generated it: exp(-logprob / tokens).
         bounded: classes without a log-probability from the server; theirs is an upper bound.
         edited: whether a person has changed the text or the label.
+        asked_label: the class that the prompt asked for, if it had no examples.
+        attributes: those that the prompt asked for.
     """
 
     probs: dict[str, float]
@@ -92,6 +96,8 @@ class Augmented(Example):
     perplexity: float | None = None
     bounded: list[str] = []
     edited: bool = False
+    asked_label: str | None = None
+    attributes: dict[str, str] = {}
 
     @model_serializer(mode="wrap")
     def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

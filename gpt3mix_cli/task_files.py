@@ -13,7 +13,7 @@ from .settings import FILE_NAME_PATTERN
 from .yaml_files import read_yaml
 
 # Sections whose scalars are words even if they look like booleans, numbers or null.
-WORD_SECTIONS = {"labels", "values"}
+WORD_SECTIONS = {"labels", "values", "label_descriptions", "attributes"}
 DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
 HINT = "give the path of a task file, relative to the experiment's file, or the name of a packaged"
 

@@ -77,7 +77,7 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
     message = refused(
         path,
         "baselines.0.alhpa=1",
-        "augment.k=0",
+        "augment.k=-1",
         "task.labels=[a]",
         "subsample.levels=[8/class, nine]",
         "lm.kind=lokal",
@@ -86,7 +86,7 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
     heading, *problems = message.splitlines()
     assert heading == f"{path}: 7 problems in the settings"
     assert sorted(problems) == [
-        "  augment.k: input should be greater than or equal to 1, got 0",
+        "  augment.k: input should be greater than or equal to 0, got -1",
         "  baselines.0.alhpa: unknown key; did you mean 'alpha'? "
         "(known here: kind, name, alpha, normalise)",
         "  lm: unknown kind 'lokal'; did you mean 'local'? (known: local, openai)",
@@ -154,7 +154,7 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         ("lm.prompt", "instruct", "'auto', 'completion' or 'chat', got 'instruct'"),
         ("lm.model", "3", "valid string"),
         ("augment", "3", "got 3"),
-        ("augment.k", "-1", "greater than or equal to 1, got -1"),
+        ("augment.k", "-1", "greater than or equal to 0, got -1"),
         ("augment.k", "two", "valid integer"),
         ("augment.ratio", "0", "greater than 0, got 0"),
         ("augment.ratio", "-1", "greater than 0, got -1"),
@@ -184,7 +184,12 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         ("baselines.0", "{}", "needs a `kind:`"),
         ("baselines.0", "{kind: edaa}",
          "unknown kind 'edaa'; did you mean 'eda'? "
-         "(known: eda, aeda, mlm, backtranslate, paraphrase)"),
+         "(known: eda, aeda, mlm, backtranslate, paraphrase, gpt3mix)"),
+        ("baselines.0", "{kind: gpt3mix, name: arm, ratio: 2}",
+         "ratio holds for every method; set augment.ratio instead"),
+        ("baselines.0", "{kind: gpt3mix, name: arm, k: 0, labels: parents}",
+         "labels: parents needs parents, but with k: 0 a row has none"),
+        ("augment.attributes.length", "[]", "at least 1 item"),
         ("baselines.1", "{kind: back-translate}",
          "unknown kind 'back-translate'; did you mean 'backtranslate'?"),
         ("baselines.0.alpha", "0", "greater than 0, got 0"),
@@ -243,6 +248,20 @@ def test_missing_sections_are_named(write: Write) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
+        (
+            "lm: {kind: local}\naugment: {label_descriptions: {poss: good}}",
+            "augment.label_descriptions names 'poss', which is not one of the classes",
+        ),
+        (
+            "lm: {kind: local}\n"
+            "baselines: [{kind: gpt3mix, name: arm, label_descriptions: {poss: good}}]",
+            "baseline 'arm': label_descriptions names 'poss', which is not one of the classes",
+        ),
+        (
+            "lm: {kind: local}\naugment: {k: 0}\n"
+            "baselines: [{kind: gpt3mix, name: arm, labels: parents}]",
+            "baseline 'arm': labels: parents needs parents, but with k: 0 a row has none",
+        ),
         (
             "baselines: [{kind: paraphrase}]",
             "'paraphrase' needs a language model; add for example lm:",
@@ -896,7 +915,7 @@ def test_a_value_swept_twice_is_refused(write: Write, values: str) -> None:
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ("{augment.k: [1, 0]}", "  augment.k: input should be greater than or equal to 1, got 0"),
+        ("{augment.k: [1, -1]}", "  augment.k: input should be greater than or equal to 0, got -1"),
         ("{augmnt.k: [1]}", "  augmnt: unknown key; did you mean 'augment'?"),
         ("{augment.kk: [1]}", "  augment.kk: unknown key"),
         (

@@ -208,6 +208,7 @@ def test_the_demo_runs_from_a_fresh_clone_and_its_gpt3mix_rows_are_new(
 
 # What a machine without a network, a server and SetFit can do of each example.
 OFFLINE = {
+    "arms.yaml": ["subsample.seeds=1"],
     "all.yaml": ["baselines=[{kind: aeda}, {kind: paraphrase}]", "classifiers=[{kind: linear}]"],
     "sweep.yaml": ["sweep={augment.k: [1, 2]}"],
     "tickets.yaml": ["lm.model=bundled"],

@@ -23,7 +23,8 @@ BASE = {
     "", "classes", "config", "data", "decontamination", "division", "duplicates", "errors",
     "existing_outputs", "files", "folders", "jsonl", "labelled_rows", "layout", "machine",
     "near_duplicates", "pretrained", "quiet", "records", "settings", "stopping", "table_copies",
-    "tables", "task_files", "text_tables", "user_cache", "workbook_tables", "yaml_files",
+    "tables", "task_files", "text_tables", "unlabelled", "user_cache", "workbook_tables",
+    "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..lm import LM, Completion, Hypothesis, LMInfo, Request
+from ..lm import LM, Completion, Hypothesis, Request
 from ..method.labels import hard_label, label_logits, label_mass
 from ..method.parsing import parse_line
 from ..method.prompt import (
@@ -26,9 +26,12 @@ from ..method.prompt import (
 from ..method.selection import ExampleSelector, similarity_fingerprint
 from ..records import Augmented, Example, Reject, hash_rows
 from ..settings import AugmentSettings, Task, derived_seed, generator
+from ..settings.prompt_content import PromptContent
+from .extras import ExtrasSource
 from .label_check import MIN_ROWS, LabelCheck, check_labels
 from .protocol import RowGenerator
 from .set_labels import SetLabels, class_mix, most_probable
+from .small_lm import resolve_auto
 from .soft_labels import (
     UNSCORED,
     Answer,
@@ -41,6 +44,7 @@ from .soft_labels import (
 CACHE_VERSION = 5  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
+EXTRAS_SETTINGS = set(PromptContent.model_fields)  # see `ExtrasSource.about`
 # Settings that have no effect with a kind of label.
 LM_LABEL_SETTINGS = {"label_temperature", "contextual_calibration", "label_prior", "label_check"}
 UNUSED_SETTINGS = {
@@ -49,10 +53,6 @@ UNUSED_SETTINGS = {
     "parents": {"beams", *LM_LABEL_SETTINGS},
     "hard": {"top_p", "min_p", "frequency_penalty", *LM_LABEL_SETTINGS},
 }
-SMALL_LM_PARAMETERS = 1_000_000_000  # below it, `auto` corrects for the faults of small LMs
-# The tail of a small LM's distribution is noise: with SmolLM2 on SST-2 and TREC-6, texts at
-# temperature 1 help only without it (results/real-lm).
-SMALL_LM_MIN_P = 0.1
 NUM_CHECKED_ROWS = 32  # of `label_check: auto`
 MAX_EXPONENT = 700.0  # of e, in a float
 OMIT_IF_ZERO = ("label_tokens", "requests", "rescored")  # of `usage`
@@ -68,6 +68,7 @@ class GPT3Mix(RowGenerator):
         task: the classes, and the words of the prompt.
         lm: the language model.
         name: the `method` of the rows.
+        unlabelled: the texts of `augment.unlabelled`.
 
     Raises:
         UserError: if `augment.similarity` names an encoder that is not installed.
@@ -76,7 +77,14 @@ class GPT3Mix(RowGenerator):
         lm_info: what is known of the LM before it is asked.
     """
 
-    def __init__(self, settings: AugmentSettings, task: Task, lm: LM, name: str) -> None:
+    def __init__(
+        self,
+        settings: AugmentSettings,
+        task: Task,
+        lm: LM,
+        name: str,
+        unlabelled: Sequence[str] = (),
+    ) -> None:
         settings = resolve_auto(settings, lm.info)
         self._settings, self._task, self._lm, self._name = settings, task, lm, name
         self._usage: Counter[str] = Counter(
@@ -90,18 +98,22 @@ class GPT3Mix(RowGenerator):
         self._usd: float | None = 0.0
         self._selector: tuple[str, ExampleSelector] | None = None  # hash of its examples, selector
         self._fitter = PromptFitter(task, lm.info.count_tokens)
+        self._extras = ExtrasSource(settings, task, unlabelled)
         self._labels = SetLabels(settings, task.classes)
         self._check: LabelCheck | None = None
         self.lm_info, self.block_size = lm.info, lm.info.block_size
         self.rows_per_attempt = settings.beams if settings.labels == "hard" else 1
         uses_similarity = settings.selection in ("nearest", "furthest")
-        unused = QUOTA_SETTINGS | UNUSED_SETTINGS[settings.labels]
+        unused = (
+            QUOTA_SETTINGS | UNUSED_SETTINGS[settings.labels] | PromptContent.model_fields.keys()
+        )
         if settings.label_prior != "auto":  # otherwise the check decides
             unused |= {"label_check"}
         self.about = {
             "method": name,
             "kind": "gpt3mix",
             **settings.model_dump(exclude=unused),
+            **self._extras.about,
             **prompt_inputs(task, lm.info),
             "format": CACHE_VERSION,
             "similarity": similarity_fingerprint(settings.similarity) if uses_similarity else None,
@@ -129,7 +141,8 @@ class GPT3Mix(RowGenerator):
             most = NUM_CHECKED_ROWS if self._lm.info.is_local else 0
         if not most or not self._settings.uses_lm_labels or len(examples) < 2:
             return ()
-        self._check = check_labels(self._lm, self._task, examples, self._settings.k, most)
+        extras = self._extras.of_label_check
+        self._check = check_labels(self._lm, self._task, examples, self._settings.k, most, extras)
         if self._check is None:
             return ["no real row fits the LM's context, so its labels are not checked"]
         if self._check.requests:
@@ -157,9 +170,12 @@ class GPT3Mix(RowGenerator):
         for number in range(first, first + count):
             # The purpose string "choose" decides which examples are drawn: never change it.
             rng = generator(seed, "choose", number)
-            selected = selector.select(self._settings.k, rng, number)
-            parents = self._fitter.fit(selected, self._max_prompt_tokens) or selected[-1:]
-            yield Attempt(self._request(number, parents, seed), parents, len(selected))
+            selected = selector.select(self._settings.k, rng, number) if self._settings.k else []
+            extras = self._extras.draw(number, seed)
+            limit = self._max_prompt_tokens
+            parents = self._fitter.fit(selected, limit, extras=extras) or selected[-1:]
+            prompt = render_prompt(self._task, parents, extras)
+            yield Attempt(self._request(number, prompt, seed), parents, len(selected), extras)
 
     def usage(self) -> Mapping[str, int]:
         """Return the tokens and counts of all answers so far, those from the journal included.
@@ -223,9 +239,8 @@ class GPT3Mix(RowGenerator):
             )
         return self._selector[1]
 
-    def _request(self, number: int, parents: Sequence[Example], seed: int) -> Request:
-        settings, task = self._settings, self._task
-        prompt, min_p = render_prompt(task, parents), settings.min_p
+    def _request(self, number: int, prompt: str, seed: int) -> Request:
+        settings, task, min_p = self._settings, self._task, self._settings.min_p
         assert min_p != "auto", "resolved with the LM"
         if settings.labels == "hard":
             return Request(
@@ -313,7 +328,7 @@ class GPT3Mix(RowGenerator):
         line, limit = parse_line(hypothesis.text, self._task), self._settings.max_tokens
         if not hypothesis.finished:
             return reject("unfinished", f"no end within {limit} tokens and a label")
-        if artefact := find_artefact(line.text, self._task):
+        if artefact := find_artefact(line.text, self._task, answer.attempt.extras):
             return reject(*artefact)
         if line.written_label is None:
             return reject("no_label")
@@ -340,6 +355,8 @@ class GPT3Mix(RowGenerator):
             parents=[parent.id for parent in answer.attempt.parents],
             request=answer.completion.number,
             perplexity=_perplexity(answer.completion),
+            asked_label=answer.attempt.extras.asked_label,
+            attributes=dict(answer.attempt.extras.attributes),
             **label,
         )
 
@@ -355,23 +372,6 @@ class GPT3Mix(RowGenerator):
             reason=reason,
             detail=detail,
         )
-
-
-def resolve_auto(settings: AugmentSettings, info: LMInfo) -> AugmentSettings:
-    """Return the settings with `auto` replaced by what suits the size of an LM.
-
-    `label_prior` stays `auto` for a large LM: its labels of real rows decide.
-    """
-    if "auto" not in (settings.min_p, settings.label_prior):
-        return settings
-    parameters = info.count_parameters()
-    is_small = parameters is not None and parameters < SMALL_LM_PARAMETERS
-    updates: dict[str, Any] = {}
-    if settings.min_p == "auto":
-        updates["min_p"] = SMALL_LM_MIN_P if is_small else 0.0
-    if settings.label_prior == "auto" and is_small:
-        updates["label_prior"] = "match"
-    return settings.model_copy(update=updates)
 
 
 def _perplexity(completion: Completion) -> float | None:

@@ -12,7 +12,13 @@ from typing import Any
 
 from ..lm import LM, Scores, score_labels
 from ..method.labels import LOW_LABEL_MASS, label_logits, label_mass, match_prior, soft_labels
-from ..method.prompt import PromptFitter, label_choices, render_label_prompt
+from ..method.prompt import (
+    NO_EXTRAS,
+    PromptExtras,
+    PromptFitter,
+    label_choices,
+    render_label_prompt,
+)
 from ..method.selection import ExampleSelector
 from ..records import Example
 from ..settings import Task, generator
@@ -121,7 +127,12 @@ class LabelCheck:
 
 
 def check_labels(
-    lm: LM, task: Task, examples: Sequence[Example], k: int, most: int | None = None
+    lm: LM,
+    task: Task,
+    examples: Sequence[Example],
+    k: int,
+    most: int | None = None,
+    extras: PromptExtras = NO_EXTRAS,
 ) -> LabelCheck | None:
     """Score real rows, each below k other ones (classes in turn), and return how good labels are.
 
@@ -131,6 +142,7 @@ def check_labels(
         examples: the real rows, at least two.
         k: examples in each prompt; fewer if there are not as many other rows or they do not fit.
         most: at most this many rows, drawn at random; None: all.
+        extras: what else is in each prompt.
 
     Returns:
         None if no row fits the LM's context.
@@ -146,8 +158,8 @@ def check_labels(
     fitter = PromptFitter(task, lm.info.count_tokens)
     prompts = []
     for row in chosen:
-        fitting_examples = fitter.fit(_select_others(examples, row, k), limit, row.text)
-        prompts.append(render_label_prompt(task, fitting_examples, row.text))
+        fitting_examples = fitter.fit(_select_others(examples, row, k), limit, row.text, extras)
+        prompts.append(render_label_prompt(task, fitting_examples, row.text, extras))
     lengths = list(map(lm.info.count_tokens, prompts))
     fitting = [index for index, length in enumerate(lengths) if length <= limit]
     known: dict[int, Scores] = {}  # by the index of the row

@@ -146,6 +146,7 @@ def open_augmenter(
     lm: LM | None = None,
     name: str = "gpt3mix",
     journal: Journal | None = None,
+    unlabelled: Sequence[str] = (),
 ) -> Augmenter:
     """Return the augmenter of a method.
 
@@ -155,13 +156,14 @@ def open_augmenter(
         lm: the language model, for GPT3Mix.
         name: the `method` of GPT3Mix's rows.
         journal: stores translations.
+        unlabelled: the texts of `augment.unlabelled`, for GPT3Mix.
     """
     match settings:
         case AugmentSettings():
             from .gpt3mix import GPT3Mix
 
             assert lm is not None, "GPT3Mix needs a language model"
-            return GPT3Mix(settings, task, lm, name)
+            return GPT3Mix(settings, task, lm, name, unlabelled)
         case EdaSettings():
             from .eda import EDA
 

@@ -41,10 +41,11 @@ class SetLabels:
         Args:
             row_id: of the row.
             logits: of equation (1), one for each class.
-            parents: the examples in the prompt.
+            parents: the examples in the prompt, maybe none if their labels are not used.
         """
         self._logits[row_id] = logits
-        self._parents[row_id] = class_mix([parent.label for parent in parents], self._classes)
+        if parents:
+            self._parents[row_id] = class_mix([parent.label for parent in parents], self._classes)
         return self._distribution(row_id, [0.0] * len(logits))
 
     def match(
@@ -75,7 +76,7 @@ class SetLabels:
         return row.model_copy(update={"probs": probs, "label": most_probable(probs)})
 
     def _distribution(self, row_id: str, offsets: Sequence[float]) -> dict[str, float]:
-        parents = self._parents[row_id]
+        parents = self._parents.get(row_id, {})
         if self._kind == "parents":
             return {name: round(value, 6) for name, value in parents.items()}
         logits = [a + b for a, b in zip(self._logits[row_id], offsets, strict=True)]

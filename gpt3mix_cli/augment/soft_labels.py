@@ -12,7 +12,13 @@ from ..lm import GENERATION_INSTRUCTION, LM, Completion, Request, Scores, next_b
 from ..method.cleaning import find_label_in_text
 from ..method.labels import CONTENT_FREE
 from ..method.parsing import ParsedLine, parse_line
-from ..method.prompt import label_choices, render_label_prompt, render_prompt
+from ..method.prompt import (
+    NO_EXTRAS,
+    PromptExtras,
+    label_choices,
+    render_label_prompt,
+    render_prompt,
+)
 from ..records import Example
 from ..settings import AugmentSettings, Task
 from .filter import split_words
@@ -32,11 +38,13 @@ class Attempt:
         parents: the examples, in prompt order.
         num_selected: examples that were selected; those that the context is too short for are not
             parents.
+        extras: what else is in the prompt.
     """
 
     request: Request
     parents: Sequence[Example]
     num_selected: int
+    extras: PromptExtras = NO_EXTRAS
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,14 @@ class SoftLabeler:
     def _parse(self, attempt: Attempt, completion: Completion) -> Answer:
         line = parse_line(completion.text, self._task)
         answer = Answer(attempt, completion, line.text, scores=completion.scores)
-        if rejection := self._rejection(completion, line):
+        if rejection := self._rejection(attempt, completion, line):
             return replace(answer, rejection=rejection)
         # To an endpoint, a space is not worth another request.
         at_endpoint = completion.requests > 0
         scored = f" {completion.text.strip()}" if at_endpoint else completion.text
         if scored == f" {line.text}":
             return answer
-        prompt = render_label_prompt(self._task, attempt.parents, line.text)
+        prompt = render_label_prompt(self._task, attempt.parents, line.text, attempt.extras)
         count, context = self._lm.info.count_tokens, self._lm.info.context_length
         # A chat template adds tokens to every text, so also to a label alone.
         if count(prompt) + max(map(count, self._choices)) - count("") > context:
@@ -107,7 +115,9 @@ class SoftLabeler:
             return replace(answer, rejection=("prompt_too_long", detail))
         return replace(answer, is_rescored=True)
 
-    def _rejection(self, completion: Completion, line: ParsedLine) -> tuple[str, str] | None:
+    def _rejection(
+        self, attempt: Attempt, completion: Completion, line: ParsedLine
+    ) -> tuple[str, str] | None:
         max_tokens = self._settings.max_tokens
         if no_text := reject_without_text(completion, max_tokens, self._lm):
             return no_text
@@ -118,7 +128,7 @@ class SoftLabeler:
         if line.rest:
             # The labels were scored after the whole line, which is another text.
             return "no_label", f"went on with '{line.rest}'"
-        return find_artefact(line.text, self._task)
+        return find_artefact(line.text, self._task, attempt.extras)
 
     def _score(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         waiting: list[tuple[Answer, list[str]]] = []
@@ -144,17 +154,22 @@ class SoftLabeler:
         texts = [answer.text] if answer.is_rescored else []
         calibrates = self._settings.contextual_calibration and self._settings.uses_lm_labels
         texts += CONTENT_FREE if calibrates else ()
-        return [render_label_prompt(self._task, answer.attempt.parents, text) for text in texts]
+        attempt = answer.attempt
+        return [
+            render_label_prompt(self._task, attempt.parents, text, attempt.extras) for text in texts
+        ]
 
 
-def find_artefact(text: str, task: Task) -> tuple[str, str] | None:
+def find_artefact(
+    text: str, task: Task, extras: PromptExtras = NO_EXTRAS
+) -> tuple[str, str] | None:
     """Return the reject reason and detail of a text that is none; None if it is a text."""
     if not text:
         return "empty", ""
     if label := find_label_in_text(text, task):
         return "label_in_text", label
     words = " ".join(split_words(text))
-    asked = " ".join(split_words(f"{GENERATION_INSTRUCTION} {render_prompt(task, ())}"))
+    asked = " ".join(split_words(f"{GENERATION_INSTRUCTION} {render_prompt(task, (), extras)}"))
     if words.count(" ") + 1 >= MIN_COPIED_WORDS and f" {words} " in f" {asked} ":
         return "copy_of_prompt", ""
     return None

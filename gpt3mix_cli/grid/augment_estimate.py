@@ -10,7 +10,7 @@ from statistics import fmean
 from ..augment import AugmentationSink
 from ..augment.gpt3mix import GPT3Mix
 from ..augment.statistics import Statistics
-from ..lm import CostModel, next_block_start
+from ..lm import Bill, CostModel, next_block_start
 from ..method.labels import CONTENT_FREE
 from ..method.prompt import render_example, to_one_line
 from ..records import Augmented, Example, Reject
@@ -19,7 +19,7 @@ from .estimates import NO_USAGE, Usage
 
 MAX_ROWS_COUNTED = 256  # real rows whose length is counted, of each cell
 REJECT_RATE = 0.05  # assumed fraction of rejected lines while there are no answers
-MIN_ANSWERS = 20  # answers that are more reliable than the assumptions
+MIN_ANSWERS = 8  # answers that are more reliable than the assumptions
 
 
 class ReplaySink(AugmentationSink):
@@ -83,6 +83,7 @@ class SetEstimate:
         group: method and variant, whose answers are alike.
         stream: equal for sets with equal requests: what one of them asks serves the others.
         sink: what the journals gave.
+        bill: what earlier attempts at the endpoint took; None if there are too few.
     """
 
     augmenter: GPT3Mix
@@ -93,6 +94,7 @@ class SetEstimate:
     group: str
     stream: str
     sink: ReplaySink
+    bill: Bill | None = None
 
     @property
     def next_attempt(self) -> int:
@@ -154,16 +156,23 @@ class PendingEstimator:
         if begin >= end:
             return NO_USAGE
         prompt_tokens = self._mean_prompt_tokens(estimate, begin, end)
+        checks = _label_checks(estimate, settings)
+        cost_model, bill = estimate.cost_model, estimate.bill
+        basis = (bill.describe("row"),) if bill else cost_model.assumptions
+        self.remarks |= dict.fromkeys((*basis, *cost_model.remarks))
+        if bill:
+            attempts = end - begin
+            requests, read, written = bill.take(attempts, prompt_tokens * attempts)
+            read += checks * read / requests
+            written += checks
+            return Usage(requests + checks, read, written, cost_model.usd(read, written))
         written, label_requests = self._completion_tokens(estimate, answers, settings, task)
-        cost_model = estimate.cost_model
-        self.remarks |= dict.fromkeys(cost_model.remarks)
         calibration = (
             len(CONTENT_FREE) * cost_model.score_requests
             if settings.contextual_calibration and settings.uses_lm_labels
             else 0
         )
         attempts, requests = end - begin, 1 + label_requests + calibration
-        checks = _label_checks(estimate, settings)
         read_tokens = attempts * (prompt_tokens * requests + written * label_requests)
         read_tokens += checks * prompt_tokens
         written_tokens = attempts * (written + calibration) + checks

@@ -14,7 +14,14 @@ from ..errors import UserError
 from ..lm import Request, cost_model_for, score_labels
 from ..method.prompt import label_choices, label_prefix, render_label_prompt, render_prompt
 from ..records import Example
-from ..settings import BaselineSettings, ClassifierSettings, Experiment, fingerprint, generator
+from ..settings import (
+    GPT3MIX,
+    BaselineSettings,
+    ClassifierSettings,
+    Experiment,
+    fingerprint,
+    generator,
+)
 from ..subsample import rows_per_class
 from .runner import Grid
 
@@ -84,10 +91,12 @@ def _checks(grid: Grid, experiment: Experiment) -> Iterator[Check]:
     if experiment.lm:
         key = [experiment.lm.model_dump(), augment.k, augment.max_tokens, task]
         yield "lm", key, partial(_lm, grid, experiment)
+        if augment.unlabelled:
+            yield "unlabelled", [augment.unlabelled, task], partial(_unlabelled, grid, experiment)
         if augment.selection in ("nearest", "furthest"):
             yield "similarity", [augment.similarity], partial(_similarity, experiment)
     for baseline in experiment.baselines:
-        run = partial(_baseline, experiment, baseline)
+        run = partial(_baseline, grid, experiment, baseline)
         yield f"baseline {baseline.name}", [baseline.model_dump(), labels], run
     for classifier in experiment.classifiers:
         run = partial(_classifier, grid, experiment, classifier)
@@ -124,7 +133,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     fitting = k
     while fitting and lm.info.count_tokens(render_prompt(task, [example] * fitting)) > limit:
         fitting -= 1
-    if not fitting:
+    if k and not fitting:
         raise UserError(
             "a prompt of one example and max_tokens do not fit the context of "
             f"{lm.info.context_length} tokens",
@@ -140,7 +149,7 @@ def _lm(grid: Grid, experiment: Experiment) -> str:
     )
     context = f"context {lm.info.context_length}"
     request = Request(0, prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task))
-    requests = "".join(f"; {it}" for it in cost_model_for(lm, request, ()).remarks[:1])
+    requests = "".join(f"; {it}" for it in cost_model_for(lm, request, ()).assumptions[:1])
     return f"{lm.info.model}: {description}{source}, {context}{shortened}{requests}"
 
 
@@ -164,6 +173,11 @@ def _unsuited_lms(grid: Grid) -> Iterator[Finding]:
         )
 
 
+def _unlabelled(grid: Grid, experiment: Experiment) -> str:
+    texts = grid.resources.unlabelled_texts(experiment, GPT3MIX)
+    return f"{experiment.augment.unlabelled}: {len(texts):,} different texts"
+
+
 def _similarity(experiment: Experiment) -> str:
     from ..method.selection import ExampleSelector
 
@@ -177,10 +191,16 @@ def _similarity(experiment: Experiment) -> str:
     return f"{augment.similarity}, for the {augment.selection} examples"
 
 
-def _baseline(experiment: Experiment, baseline: BaselineSettings) -> str:
+def _baseline(grid: Grid, experiment: Experiment, baseline: BaselineSettings) -> str:
     if baseline.uses_lm:
+        settings = baseline.gpt3mix(experiment.augment)
+        words = {0: "no examples", 1: "one example"}
+        examples = f"{words.get(settings.k, f'{settings.k} examples')} in the prompt"
+        named = f", attributes {', '.join(settings.attributes)}" if settings.attributes else ""
+        texts = grid.resources.unlabelled_texts(experiment, baseline.name)
+        unlabelled = f", {len(texts):,} texts without labels" if texts else ""
         model = experiment.lm and experiment.lm.model
-        return f"GPT3Mix with one example in the prompt, by the LM {model}"
+        return f"GPT3Mix with {examples}{named}{unlabelled}, by the LM {model}"
     augmenter = open_augmenter(baseline, experiment.task)
     text = "This film is a quiet little wonder."
     parent = Example(id="check", text=text, label=experiment.task.classes[0])

@@ -7,6 +7,7 @@ synthetic row has to be generated.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..augment.extras import ExtrasSource
 from ..augment.label_check import LabelCheck, check_labels, wilson_interval
 from ..config import load_specs
 from ..errors import UserError
@@ -37,7 +38,8 @@ def label_findings(
     """
     done: set[str] = set()
     for experiment in grid.experiments:
-        key = [experiment.lm and experiment.lm.model_dump(), experiment.augment.k]
+        augment = experiment.augment
+        key = [experiment.lm and experiment.lm.model_dump(), augment.k, augment.label_descriptions]
         name = fingerprint([*key, experiment.task.model_dump()])
         if name in done:
             continue
@@ -95,7 +97,8 @@ def _check(
     warn = grid.callbacks.warn
     lm = JournaledLM(grid.resources.lm(experiment), journal_path(output), siblings, warn)
     try:
-        found = check_labels(lm, task, examples, experiment.augment.k, MAX_ROWS)
+        extras = ExtrasSource(experiment.augment, task, ()).of_label_check
+        found = check_labels(lm, task, examples, experiment.augment.k, MAX_ROWS, extras)
     finally:
         lm.close()
     if found is None:

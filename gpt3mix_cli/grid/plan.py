@@ -7,17 +7,29 @@ local model may be tried for a few seconds, to tell the time (`times`).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from math import ceil
+from pathlib import Path
 from statistics import fmean
 
 from ..augment import num_rows_wanted, run_attempts
 from ..augment.gpt3mix import GPT3Mix
 from ..errors import StoppedShort, UserError
-from ..layout import Cell
-from ..lm import LM, CostModel, Request, check_prices, cost_model_for, costs_money, total_spent
+from ..layout import Cell, TrialKey
+from ..lm import (
+    LM,
+    Bill,
+    CostModel,
+    Request,
+    bill_attempts,
+    bill_labels,
+    check_prices,
+    cost_model_for,
+    costs_money,
+    total_spent,
+)
 from ..method.prompt import label_choices, label_prefix, render_prompt
 from ..records import Example
 from ..settings import (
@@ -30,13 +42,20 @@ from ..settings import (
 from ..train import WEIGHTS, training_seed
 from ..train.prompt import PromptClassifier
 from ..train.targets import to_one_hot
-from .augment_estimate import AnswerStatistics, PendingEstimator, ReplaySink, SetEstimate
+from .augment_estimate import (
+    MIN_ANSWERS,
+    AnswerStatistics,
+    PendingEstimator,
+    ReplaySink,
+    SetEstimate,
+)
 from .estimates import NO_USAGE, CellEstimate, Plan, Usage
 from .resources import existing_journals
 from .runner import Grid
 from .times import estimate_times
 
 MAX_PROMPTS = 4096  # prompts that are rendered and counted in all
+MAX_OTHER_CELLS = 8  # cells that are not planned, whose answers tell about those that are
 MIN_SET_PROMPTS, MAX_SET_PROMPTS = 16, 256  # of them for each synthetic set
 
 
@@ -74,6 +93,7 @@ class _Planner:
         self._inputs: dict[Cell, _CellInputs] = {}
         self._groups: dict[str, AnswerStatistics] = {}
         self._cost_models: dict[str, CostModel] = {}
+        self._bills: dict[str, Bill | None] = {}
         self._num_labels: Counter[str] = Counter()
         self._first_prompt: str | None = None
 
@@ -87,6 +107,7 @@ class _Planner:
             except UserError as error:  # the data or the LM's tokenizer: values stay unknown
                 missing[error.message] = None
         grid.callbacks.progress("cells", len(cells), len(cells))
+        self._read_other_cells(cells)
         num_sets = sum(len(inputs.sets) for inputs in self._inputs.values())
         sample = min(MAX_SET_PROMPTS, max(MIN_SET_PROMPTS, MAX_PROMPTS // max(1, num_sets)))
         estimator = PendingEstimator(self._groups, sample)
@@ -101,6 +122,24 @@ class _Planner:
             ),
         ]
         return Plan(estimates, self._first_prompt, remarks, _budget(grid))
+
+    def _read_other_cells(self, cells: Sequence[Cell]) -> None:
+        """Add the answers of cells that are not planned, if the planned ones have none."""
+        if any(answers.attempts for answers in self._groups.values()):
+            return
+        others = [
+            cell
+            for cell in self._grid.cells()
+            if cell not in self._inputs and self._has_journals(cell)
+        ]
+        for cell in others[-MAX_OTHER_CELLS:]:
+            with suppress(UserError):
+                self._read(cell)
+
+    def _has_journals(self, cell: Cell) -> bool:
+        methods = self._grid.experiment(cell).methods
+        outputs = [self._grid.layout.synthetic_path(cell, method) for method in methods]
+        return bool(existing_journals(outputs))
 
     def _read(self, cell: Cell) -> _CellInputs:
         grid, experiment, seed = self._grid, self._grid.experiment(cell), cell.data_seed
@@ -136,12 +175,14 @@ class _Planner:
         paths = grid.synthetic_paths_of_variants(cell, method, draw)
         sink = ReplaySink(examples)
         with closing(grid.resources.replay_lm(experiment, paths)) as replay_lm:
-            augmenter = GPT3Mix(settings, experiment.task, replay_lm, method)
+            texts = grid.resources.unlabelled_texts(experiment, method, cell.data_seed)
+            augmenter = GPT3Mix(settings, experiment.task, replay_lm, method, texts)
             request = next(augmenter.attempts(examples, 0, 1, seed)).request
             if existing_journals(paths):
                 quota = grid.resources.augment_options(experiment, cell.data_seed, seed)
                 run_attempts(augmenter, examples, sink, quota)
         self._first_prompt = self._first_prompt or request.prompt
+        paths_like = grid.layout.journals_like(grid.layout.synthetic_path(cell, method))
         stream = [lm.info.fingerprint, method, cell.level, cell.data_seed, draw, asdict(request)]
         estimate = SetEstimate(
             augmenter,
@@ -152,6 +193,7 @@ class _Planner:
             group=fingerprint([method, cell.task, experiment.variant]),
             stream=fingerprint(stream),
             sink=sink,
+            bill=self._bill(bill_attempts, experiment, paths_like, request),
         )
         answers = self._groups.get(estimate.group, AnswerStatistics())
         self._groups[estimate.group] = answers + estimate.answers
@@ -165,6 +207,26 @@ class _Planner:
             journals = self._grid.layout.journals()
             self._cost_models[key] = cost_model_for(lm, request, journals)
         return self._cost_models[key]
+
+    def _bill(
+        self,
+        read: Callable[[Sequence[Path], str, Request, Callable[[str], int]], Bill | None],
+        experiment: Experiment,
+        journals: Sequence[Path],
+        request: Request,
+    ) -> Bill | None:
+        """Return what the requests in these journals took, or else in any of the experiment."""
+        if not costs_money(experiment.lm):
+            return None
+        info = self._grid.resources.lm(experiment, replay_only=True).info
+        for paths in (journals, self._grid.layout.journals()):
+            key = fingerprint([info.fingerprint, request.beams, *map(str, paths)])
+            if key not in self._bills:
+                self._bills[key] = read(paths, info.model, request, info.count_tokens)
+            bill = self._bills[key]
+            if bill and bill.units >= MIN_ANSWERS:
+                return bill
+        return None
 
     def _estimate(self, cell: Cell, estimator: PendingEstimator) -> CellEstimate:
         experiment, seed = self._grid.experiment(cell), cell.data_seed
@@ -233,13 +295,21 @@ class _Planner:
             0, first_prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task)
         )
         cost_model = self._cost_model(experiment, request)
-        estimator.remarks |= dict.fromkeys(cost_model.remarks)
+        trials_path = grid.layout.trials_path(TrialKey(cell, "none", settings.name))
+        journals = grid.layout.journals_like(trials_path)
+        bill = self._bill(bill_labels, experiment, journals, request)
+        basis = (bill.describe("label"),) if bill else cost_model.assumptions
+        estimator.remarks |= dict.fromkeys((*basis, *cost_model.remarks))
         self._num_labels[settings.name] += missing
 
         def usage(num_labels: int) -> Usage:
-            requests = num_labels * max(1, cost_model.score_requests)
-            read = requests * (fmean(lengths) if lengths else 0.0)
-            written = requests * cost_model.label_tokens
+            counted = num_labels * (fmean(lengths) if lengths else 0.0)
+            if bill:
+                requests, read, written = bill.take(num_labels, counted)
+            else:
+                requests_per_label = max(1, cost_model.score_requests)
+                requests, read = num_labels * requests_per_label, counted * requests_per_label
+                written = requests * cost_model.label_tokens
             return Usage(requests, read, written, cost_model.usd(read, written))
 
         return usage(missing), usage(held)

@@ -26,6 +26,7 @@ from ..train import (
     cached_classifier,
     open_prompt_classifier,
 )
+from ..unlabelled import read_unlabelled
 from .executors.protocol import Executor, SerialExecutor
 
 Resource = TypeVar("Resource")
@@ -273,6 +274,7 @@ class Resources:
         output: Path,
         other_outputs: Sequence[Path],
         replay_only: bool = False,
+        data_seed: int = 0,
     ) -> tuple[Augmenter, OpenJournal]:
         """Return the augmenter of a method, and its journal if it has one.
 
@@ -284,12 +286,34 @@ class Resources:
         if settings.uses_lm:
             inner = self.lm(experiment, replay_only)
             lm = JournaledLM(inner, journal_path(output), journals, warn)
-            return open_augmenter(settings, task, lm, method), closing(lm)
+            texts = self.unlabelled_texts(experiment, method, data_seed)
+            return open_augmenter(settings, task, lm, method, unlabelled=texts), closing(lm)
         if settings.uses_journal:
             journal = Journal(journal_path(output), journals, warn)
             return open_augmenter(settings, task, journal=journal), closing(journal)
         key = ["baseline", settings.model_dump(), list(task.labels.items()), task.text_type]
         return self._cached(key, lambda: open_augmenter(settings, task)), nullcontext()
+
+    def unlabelled_texts(
+        self, experiment: Experiment, method: str, data_seed: int = 0
+    ) -> tuple[str, ...]:
+        """Return the texts of `augment.unlabelled`, without copies of validation and test rows."""
+        settings = experiment.lm_settings_for(method)
+        if settings is None or settings.unlabelled is None:
+            return ()
+        path, column = Path(settings.unlabelled), experiment.task.text_column
+        splits = self.splits(experiment, data_seed)
+
+        def read() -> tuple[str, ...]:
+            texts, left_out = read_unlabelled(path, column, [*splits.validation, *splits.test])
+            if left_out:
+                self._callbacks.warn(
+                    f"{path}: {left_out} texts are copies of validation or test rows, and are "
+                    "left out"
+                )
+            return texts
+
+        return self._cached(["unlabelled", str(path), column, splits.sha], read)
 
     def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
         name = fingerprint(key)

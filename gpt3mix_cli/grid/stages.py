@@ -243,6 +243,7 @@ class Stages:
             if self.options.only_checks
             else self.synthetic_paths_of_variants(cell, method, draw),
             replay_only=not self.tops_up,
+            data_seed=cell.data_seed,
         )
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents

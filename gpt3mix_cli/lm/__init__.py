@@ -1,5 +1,6 @@
 """Language models: text in; text and label log-probabilities out. `port` is the page to read."""
 
+from .bills import Bill, bill_attempts, bill_labels
 from .journal import IN_MEMORY, Journal, Spending, total_spent
 from .journal_listing import list_answers
 from .journaled_lm import JournaledLM
@@ -30,6 +31,7 @@ __all__ = [
     "IN_MEMORY",
     "LM",
     "THINKING_REMEDY",
+    "Bill",
     "Completion",
     "CostModel",
     "Hypothesis",
@@ -40,6 +42,8 @@ __all__ = [
     "Request",
     "Scores",
     "Spending",
+    "bill_attempts",
+    "bill_labels",
     "check_prices",
     "cost_model_for",
     "costs_money",

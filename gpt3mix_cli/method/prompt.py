@@ -3,12 +3,16 @@
 Types and labels are lower case in the header and capitalised in the rows. The prompt for a new row
 ends with `Movie review:` and no space, because the LM's next token begins with the space. The label
 prefix ` (Sentiment:` is the same in the prompt, in what is scored and in what is parsed.
+
+`PromptExtras` are what rival methods add: descriptions of the labels, a class and attributes to ask
+for, texts without labels. Without them the prompt is the paper's.
 """
 
 import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +26,26 @@ LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 TOKENS_OFF_PER_LINE = 4
 
 
+@dataclass(frozen=True)
+class PromptExtras:
+    """What a prompt holds besides its examples.
+
+    Attributes:
+        descriptions: class -> what its label means, as pairs.
+        asked_label: the class that a prompt without examples asks for; None with examples.
+        attributes: attribute -> value that the new row is to have, as pairs.
+        style_texts: texts without labels.
+    """
+
+    descriptions: tuple[tuple[str, str], ...] = ()
+    asked_label: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+    style_texts: tuple[str, ...] = ()
+
+
+NO_EXTRAS = PromptExtras()
+
+
 def prompt_inputs(task: Task, info: LMInfo) -> dict[str, Any]:
     """Return everything in the task and the LM that can change an answer, for the manifest."""
     return {
@@ -33,23 +57,43 @@ def prompt_inputs(task: Task, info: LMInfo) -> dict[str, Any]:
     }
 
 
-def render_prompt(task: Task, examples: Sequence[Example]) -> str:
+def render_prompt(task: Task, examples: Sequence[Example], extras: PromptExtras = NO_EXTRAS) -> str:
     """Return the prompt P(x, S) of Appendix A, with the examples in the given order."""
-    text_type, label_type = task.text_type.lower(), task.label_type.lower()
-    *others, last = [f"'{token.lower()}'" for token in task.labels.values()]
-    labels = f"{', '.join(others)}{',' if len(others) > 1 else ''} or {last}"
-    header = (
-        f"Each item in the following list contains a {text_type} and the respective {label_type}. "
-        f"The {label_type} is one of {labels}."
-    )
+    style = [f"- {to_one_line(text)}" for text in extras.style_texts]
+    if style:
+        style = [f"Each line of the following list is a {task.text_type.lower()}.", "", *style, ""]
     rows = (_render_row(task, row) for row in examples)
-    return "\n".join([header, "", *rows, f"{task.text_type.capitalize()}:"])
+    header = _render_header(task, extras)
+    return "\n".join([*style, header, "", *rows, f"{task.text_type.capitalize()}:"])
 
 
-def render_label_prompt(task: Task, examples: Sequence[Example], text: str) -> str:
+def _render_header(task: Task, extras: PromptExtras) -> str:
+    text_type, label_type = task.text_type.lower(), task.label_type.lower()
+    tokens = {name: f"'{token.lower()}'" for name, token in task.labels.items()}
+    *others, last = tokens.values()
+    labels = f"{', '.join(others)}{',' if len(others) > 1 else ''} or {last}"
+    asked = extras.asked_label
+    items = "Each item in the following list" if asked is None else "The following item"
+    sentences = [
+        f"{items} contains a {text_type} and the respective {label_type}.",
+        f"The {label_type} is one of {labels}.",
+        *(f"{tokens[name]} means: {text}." for name, text in extras.descriptions),
+    ]
+    if asked is not None:
+        sentences.append(f"The {label_type} of this item is {tokens[asked]}.")
+    if extras.attributes:
+        values = ", ".join(f"{name}: {value}" for name, value in extras.attributes)
+        item = "This item" if asked is not None else "The last item"
+        sentences.append(f"{item} has these attributes: {values}.")
+    return " ".join(sentences)
+
+
+def render_label_prompt(
+    task: Task, examples: Sequence[Example], text: str, extras: PromptExtras = NO_EXTRAS
+) -> str:
     """Return the prompt for the label of a text, which may be empty; a label choice follows it."""
-    line = to_one_line(text)
-    return f"{render_prompt(task, examples)}{f' {line}' if line else ''}{label_prefix(task)}"
+    line, prompt = to_one_line(text), render_prompt(task, examples, extras)
+    return f"{prompt}{f' {line}' if line else ''}{label_prefix(task)}"
 
 
 def render_example(task: Task, text: str, label: str) -> str:
@@ -94,7 +138,11 @@ class PromptFitter:
         self._line_tokens: dict[str, int] = {}
 
     def fit(
-        self, examples: Sequence[Example], limit: int, text: str | None = None
+        self,
+        examples: Sequence[Example],
+        limit: int,
+        text: str | None = None,
+        extras: PromptExtras = NO_EXTRAS,
     ) -> Sequence[Example]:
         """Return as many of the last examples as fit, maybe none.
 
@@ -102,9 +150,10 @@ class PromptFitter:
             examples: in the order of the prompt.
             limit: the most tokens that the prompt may have.
             text: whose label the prompt asks for; None for a prompt that asks for a new row.
+            extras: what else is in the prompt.
         """
         lines = (f"{_render_row(self._task, row)}\n" for row in reversed(examples))
-        others = self._render((), text).splitlines(keepends=True)
+        others = self._render((), text, extras).splitlines(keepends=True)
         num_tokens = self._num_added_tokens + sum(map(self.count_line, others))
         estimates = list(accumulate(map(self.count_line, lines), initial=num_tokens))
 
@@ -112,7 +161,9 @@ class PromptFitter:
             tolerance = TOKENS_OFF_PER_LINE * (len(others) + number)
             if abs(estimates[number] - limit) > tolerance:
                 return estimates[number]
-            return self._count_tokens(self._render(examples[len(examples) - number :], text))
+            return self._count_tokens(
+                self._render(examples[len(examples) - number :], text, extras)
+            )
 
         number = bisect_right(range(1, len(examples) + 1), limit, key=count_prompt)
         return examples[len(examples) - number :]
@@ -128,10 +179,10 @@ class PromptFitter:
         """The tokens that are added to every text, such as those of a chat template."""
         return self._count_tokens("")
 
-    def _render(self, examples: Sequence[Example], text: str | None) -> str:
+    def _render(self, examples: Sequence[Example], text: str | None, extras: PromptExtras) -> str:
         if text is None:
-            return render_prompt(self._task, examples)
-        return render_label_prompt(self._task, examples, text)
+            return render_prompt(self._task, examples, extras)
+        return render_label_prompt(self._task, examples, text, extras)
 
 
 def _render_row(task: Task, row: Example) -> str:

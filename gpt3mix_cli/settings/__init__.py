@@ -1,17 +1,13 @@
 """Every YAML key of an experiment, as frozen pydantic models."""
 
 from .augment import (
-    GPT3MIX,
-    METHOD_TITLES,
     AedaSettings,
     AugmentSettings,
     BacktranslateSettings,
-    BaselineSettings,
     EdaSettings,
     EditorSettings,
     FilterSettings,
     MlmSettings,
-    ParaphraseSettings,
 )
 from .base import (
     FILE_NAME_PATTERN,
@@ -23,6 +19,13 @@ from .base import (
 )
 from .experiment import LEVEL_PATTERN, Experiment, ResourceSettings, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
+from .methods import (
+    GPT3MIX,
+    METHOD_TITLES,
+    ArmSettings,
+    BaselineSettings,
+    ParaphraseSettings,
+)
 from .task import (
     SPLITS,
     Columns,
@@ -55,6 +58,7 @@ __all__ = [
     "PAPER",
     "SPLITS",
     "AedaSettings",
+    "ArmSettings",
     "AugmentSettings",
     "BacktranslateSettings",
     "BaselineSettings",

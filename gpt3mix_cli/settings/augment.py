@@ -1,6 +1,6 @@
-"""Settings of the augmenters: GPT3Mix, its filter, and the baselines."""
+"""Settings of the augmenters: GPT3Mix, its filter, and the methods that edit real rows."""
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from .base import (
     StrictInt,
     Temperature,
 )
+from .prompt_content import PromptContent
 
 MAX_BEAMS = 1_000
 MAX_TOKENS = 1_000_000  # or words of a text
@@ -117,13 +118,21 @@ class EditingMethod(Settings):
     uses_journal: ClassVar[bool] = False
 
 
-class AugmentSettings(Settings):
+class AugmentSettings(PromptContent):
     """GPT3Mix; `ratio` and `synthetic_sets` apply to every method."""
 
     title: ClassVar = "GPT3Mix"
     uses_lm: ClassVar[Literal[True]] = True
 
-    k: StrictInt = Field(2, ge=1, le=10_000, description="real examples in a prompt (section 3)")
+    k: StrictInt = Field(
+        2,
+        ge=0,
+        le=10_000,
+        description=(
+            "real examples in a prompt (section 3); 0: none, the header asks for a text of one "
+            "class, the classes in turn"
+        ),
+    )
     ratio: StrictFloat = Field(
         1.0, gt=0, le=100_000, description="synthetic rows per real row (section 4.2)"
     )
@@ -213,6 +222,15 @@ class AugmentSettings(Settings):
         return self.labels in ("soft", "product")
 
     @model_validator(mode="after")
+    def _check_parents(self) -> "AugmentSettings":
+        if not self.k and self.labels in ("parents", "product"):
+            raise ValueError(
+                f"labels: {self.labels} needs parents, but with k: 0 a row has none; "
+                "set labels: soft"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_perplexity(self) -> "AugmentSettings":
         # Otherwise the first row would end the run, after the LM was asked and paid.
         if self.labels == "hard" and self.filter.perplexity:
@@ -270,19 +288,6 @@ class MlmSettings(EditingMethod):
     )
     batch_size: StrictInt = Field(32, ge=1, le=MAX_BATCH, description="texts per batch")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
-
-
-class ParaphraseSettings(Settings):
-    """GPT3Mix with one example per prompt; `lm` and `augment` set everything else."""
-
-    kind: Literal["paraphrase"]
-    title: ClassVar = "Paraphrase"
-    uses_lm: ClassVar[Literal[True]] = True
-    name: FileStem = Field("paraphrase", description="name of the method")
-
-    def gpt3mix(self, augment: AugmentSettings) -> AugmentSettings:
-        """Return the settings of GPT3Mix that this method is."""
-        return augment.model_copy(update={"k": 1})
 
 
 def _as_list(value: Any) -> Any:
@@ -368,10 +373,3 @@ class BacktranslateSettings(EditingMethod):
 
 
 EditorSettings = EdaSettings | AedaSettings | MlmSettings | BacktranslateSettings
-BaselineSettings = Annotated[EditorSettings | ParaphraseSettings, Field(discriminator="kind")]
-
-GPT3MIX = "gpt3mix"  # name of the method that `augment` configures; a baseline's name is its own
-METHOD_TITLES = {GPT3MIX: AugmentSettings.title} | {
-    baseline.model_fields["name"].default: baseline.title
-    for baseline in get_args(get_args(BaselineSettings)[0])
-}

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from ..errors import UserError, shown_value
-from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
+from .augment import AugmentSettings, EditorSettings
 from .base import MAX_TRIALS, FileName, Seed, Settings, StrictFloat, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
+from .methods import GPT3MIX, BaselineSettings
 from .presets import with_paper_values, with_quick_values
 from .task import Task
 from .train import ClassifierSettings
@@ -169,7 +170,8 @@ class Experiment(Settings):
     baselines: list[BaselineSettings] = Field(
         [],
         description=(
-            "methods to compare with, of `kind:` eda, aeda, mlm, backtranslate or paraphrase"
+            "methods to compare with, of `kind:` eda, aeda, mlm, backtranslate, paraphrase or "
+            "gpt3mix (with other settings)"
         ),
     )
     classifiers: list[ClassifierSettings] = Field(
@@ -368,14 +370,30 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
-    def _check_label_prior(self) -> "Experiment":
-        prior = self.augment.label_prior
+    def _check_classes(self) -> "Experiment":
+        self._check_classes_of(self.augment, "augment.")
+        for baseline in self.baselines:
+            try:
+                settings = self.lm_settings_for(baseline.name)
+            except ValueError as error:
+                raise ValueError(f"baseline '{baseline.name}': {error}") from None
+            if settings:
+                self._check_classes_of(settings, f"baseline '{baseline.name}': ")
+        return self
+
+    def _check_classes_of(self, settings: AugmentSettings, where: str) -> None:
+        prior, classes = settings.label_prior, ", ".join(self.task.labels)
         if isinstance(prior, dict) and prior.keys() != self.task.labels.keys():
             raise ValueError(
-                f"augment.label_prior names {', '.join(prior) or 'no class'}; give each of the "
-                f"classes {', '.join(self.task.labels)} a share"
+                f"{where}label_prior names {', '.join(prior) or 'no class'}; give each of the "
+                f"classes {classes} a share"
             )
-        return self
+        for name in settings.label_descriptions:
+            if name not in self.task.labels:
+                raise ValueError(
+                    f"{where}label_descriptions names '{name}', which is not one of the classes "
+                    f"{classes}"
+                )
 
     @model_validator(mode="after")
     def _check_class_weights(self) -> "Experiment":

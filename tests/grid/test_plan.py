@@ -14,6 +14,7 @@ from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.layout import TrialKey
+from gpt3mix_cli.lm import total_spent
 from gpt3mix_cli.records import Trial, read_manifest, read_records
 
 CONFIG = """\
@@ -119,6 +120,33 @@ def test_answers_in_journals_cost_nothing(
         assert cell["held"]["generations"] == (cell["generations"] if cell["seed"] == 0 else 0)
         assert (cell["requests"] == 0) == (cell["seed"] == 0)
     assert result["budget"]["requests"]["spent"] >= result["held"]["requests"]
+
+
+def test_the_bills_of_one_cell_tell_what_the_next_one_takes(
+    small: Path, planned: Callable[..., Any]
+) -> None:
+    """The server's tokens are not those of the estimate, and a label has several of them."""
+    small.write_text(small.read_text().replace("pos: positive", "pos: very positive"))
+    one_level = "subsample.levels=[4/class]"
+    grid = Grid(load_experiments(small, [one_level]), small.parent / "results", jobs=1)
+
+    def run_seed(seed: int) -> list[float]:
+        """Return what it took; one grid probes the server once."""
+        before = total_spent(*grid.layout.journals())
+        for cell in grid.cells():
+            if cell.data_seed == seed:
+                grid.subsample(cell)
+                grid.augment(cell, "gpt3mix", 0)
+        after = total_spent(*grid.layout.journals())
+        return [b - a for a, b in zip(before, after, strict=True)]
+
+    run_seed(0)
+    result = planned(small, "--seed", "1", "--set", one_level)
+    assert any("earlier ones took" in remark for remark in result["remarks"])
+    assert not any("within 25 %" in remark for remark in result["remarks"])
+    # The lines of the server's tiny LM differ more in length than those of a real one.
+    assert [result[name] for name in FIGURES[1:]] == pytest.approx(run_seed(1), rel=0.2)
+    grid.close()
 
 
 def test_variants_whose_requests_are_the_same_pay_once(
@@ -297,4 +325,5 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
         result["prompt_tokens"], rel=0.05
     )
     after = planned(small, *sets)
-    assert (after["requests"], after["usd"], after["held"]["requests"]) == (0, 0, labels)
+    assert (after["requests"], after["usd"]) == (0, 0)
+    assert after["held"]["requests"] == pytest.approx(labels, rel=0.01)  # and the first try

@@ -1,10 +1,16 @@
-"""The estimates of `plan` on a real server: llama.cpp's with the packaged LM."""
+"""The estimates of `plan` on real servers: llama.cpp's, two of them, with the packaged LM."""
 
 import json
 from pathlib import Path
 
 import pytest
-from llama_server import llama_server, model_as_gguf, needs_llama_server
+from llama_server import (
+    llama_server,
+    model_as_gguf,
+    native_llama_server,
+    needs_llama_server,
+    needs_native_server,
+)
 
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.grid import Grid
@@ -12,7 +18,7 @@ from gpt3mix_cli.grid.plan import plan
 from gpt3mix_cli.lm import total_spent
 from gpt3mix_cli.records import StageResult
 
-pytestmark = [pytest.mark.slow, needs_llama_server]
+pytestmark = pytest.mark.slow
 
 CONFIG = """\
 name: real
@@ -28,9 +34,11 @@ lm:
 augment: {{ratio: 6, temperature: 0.9, max_tokens: 80}}
 trials: 3
 """
+VALUES = ("requests", "prompt_tokens", "completion_tokens", "usd")
 PRICES = "version: 2026-01\nmodels: {reviews: {prompt: 2, completion: 8}}\n"
 
 
+@needs_llama_server
 def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(PRICES)
     options = ["--n_ctx", "1024", "--model_alias", "reviews"]
@@ -62,9 +70,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
             again = grid()
             total = plan(again, list(again.cells())).total
             again.close()
-            return [
-                total[name] for name in ("requests", "prompt_tokens", "completion_tokens", "usd")
-            ]
+            return [total[name] for name in VALUES]
 
         first = planned()
         run([0])
@@ -85,3 +91,37 @@ def test_the_plan_is_within_a_tenth_of_what_the_run_then_takes(tmp_path: Path) -
     )
     assert first == pytest.approx(whole, rel=0.1)
     assert then == pytest.approx(rest, rel=0.1)
+
+
+@needs_native_server
+@pytest.mark.parametrize(
+    "labels", ["pos: positive, neg: negative", "pos: very good, neg: very bad"]
+)
+def test_from_the_second_cell_on_the_plan_knows_a_server_without_its_tokenizer(
+    labels: str, tmp_path: Path
+) -> None:
+    """Each cell is planned on its own, from the bills of those before it."""
+    (tmp_path / "prices.yaml").write_text(PRICES)
+    model = model_as_gguf(tmp_path / "reviews.gguf")
+    options = ["-np", "2", "-c", "2048", "--alias", "reviews"]
+    with native_llama_server(model, tmp_path / "log", *options) as server:
+        config = CONFIG.format(url=server.url).replace("tokenizer: bundled, ", "")
+        config = config.replace("pos: positive, neg: negative", labels)
+        (tmp_path / "real.yaml").write_text(config.replace("ratio: 6", "ratio: 2"))
+        grid = Grid(load_experiments(tmp_path / "real.yaml"), tmp_path / "results")
+
+        def spent() -> list[float]:
+            total = total_spent(*grid.layout.journals())
+            return [total.requests, total.prompt_tokens, total.completion_tokens, total.usd]
+
+        for cell in grid.cells():
+            estimate, before = plan(grid, [cell]), spent()
+            grid.subsample(cell)
+            grid.augment(cell, "gpt3mix", 0)
+            taken = [after - earlier for after, earlier in zip(spent(), before, strict=True)]
+            planned = [estimate.total[name] for name in VALUES]
+            print(json.dumps({"cell": str(cell), "planned": planned, "taken": taken}))
+            if cell.data_seed:
+                assert planned == pytest.approx(taken, rel=0.1)
+                assert any("earlier ones took" in remark for remark in estimate.remarks)
+        grid.close()

@@ -11,7 +11,15 @@ from hypothesis import settings as quick
 from hypothesis import strategies as st
 
 from gpt3mix_cli.config import load_experiments
-from gpt3mix_cli.method.prompt import label_choices, label_prefix, render_prompt, to_one_line
+from gpt3mix_cli.method.prompt import (
+    PromptExtras,
+    PromptFitter,
+    label_choices,
+    label_prefix,
+    render_label_prompt,
+    render_prompt,
+    to_one_line,
+)
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.settings import Task
 
@@ -233,3 +241,53 @@ def test_choices_carry_the_bracket_if_and_only_if_one_label_begins_another(
 ) -> None:
     """Without it ` Pos` would count every ` Positive` as its own."""
     assert label_choices(make_task(labels)) == expected
+
+
+# What other methods of generation add ---------------------------------------------------------
+
+HEADER = (
+    "Each item in the following list contains a movie review and the respective sentiment. "
+    "The sentiment is one of 'positive' or 'negative'."
+)
+DESCRIPTIONS = (("pos", "praise"), ("neg", "blame"))
+
+
+def test_a_prompt_without_examples_asks_for_a_text_of_one_class() -> None:
+    asked = PromptExtras(asked_label="neg", attributes=(("length", "short"), ("topic", "a plot")))
+    header = (
+        "The following item contains a movie review and the respective sentiment. The sentiment "
+        "is one of 'positive' or 'negative'. The sentiment of this item is 'negative'. "
+        "This item has these attributes: length: short, topic: a plot."
+    )
+    assert render_prompt(SST2, (), asked) == f"{header}\n\nMovie review:"
+    assert (
+        render_label_prompt(SST2, (), "so so", asked)
+        == f"{header}\n\nMovie review: so so (Sentiment:"
+    )
+
+
+def test_descriptions_and_attributes_stand_in_the_header() -> None:
+    extras = PromptExtras(DESCRIPTIONS, attributes=(("length", "short"),))
+    first, *others = render_prompt(SST2, REVIEWS[:1], extras).split("\n")
+    assert first == (
+        f"{HEADER} 'positive' means: praise. 'negative' means: blame. "
+        "The last item has these attributes: length: short."
+    )
+    assert others == render_prompt(SST2, REVIEWS[:1]).split("\n")[1:]
+
+
+def test_texts_without_labels_come_first() -> None:
+    extras = PromptExtras(style_texts=("one", "two\nlines"))
+    assert render_prompt(SST2, REVIEWS[:2], extras) == (
+        "Each line of the following list is a movie review.\n\n- one\n- two lines\n\n"
+        + render_prompt(SST2, REVIEWS[:2])
+    )
+
+
+def test_what_is_added_counts_when_a_prompt_is_fitted() -> None:
+    extras = PromptExtras(DESCRIPTIONS, style_texts=("a text of the same style",))
+    fitter = PromptFitter(SST2, len)
+    for number in range(3):
+        kept = TWENTY[len(TWENTY) - number :]
+        limit = len(render_prompt(SST2, kept, extras))
+        assert fitter.fit(TWENTY, limit, extras=extras) == kept

@@ -112,7 +112,7 @@ class BatchRunner:
         calls = [call for _, call, _ in lines]
         limit = Usage(
             sum(self._count_tokens(_prompt_text(call)) for call in calls),
-            sum(_max_completion_tokens(call) for call in calls),
+            sum(call.max_completion_tokens for call in calls),
         )
         usd = self._budget.cost(limit, batch=True)
         self._budget.reserve_batch(len(lines), limit, usd)
@@ -326,8 +326,3 @@ def parse_output_line(line: str) -> tuple[str, dict[str, Any]] | None:
 def _prompt_text(call: Call) -> str:
     messages = call.body.get("messages") or [{"content": call.body["prompt"]}]
     return "\n".join(message["content"] for message in messages)
-
-
-def _max_completion_tokens(call: Call) -> int:
-    limit: int = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
-    return limit * int(call.body.get("n") or 1)

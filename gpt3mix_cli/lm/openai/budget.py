@@ -138,6 +138,22 @@ class BudgetTracker:
                 )
         self.requests += 1
 
+    def error_if_exceeded(self, usage: Usage) -> StoppedShort | None:
+        """Return the error of a request that does not fit; None if it fits.
+
+        Args:
+            usage: of the request and of all that are in flight.
+        """
+        amounts = {"tokens": usage.prompt + usage.completion, "usd": self.cost(usage) or 0.0}
+        for name, used, limit in self._limits():
+            if used + amounts.get(name, 0) > limit:
+                return StoppedShort(
+                    f"budget.{name}: {_used_of(name, used, limit)}, and the next request would "
+                    "exceed it",
+                    f"raise budget.{name} and run again; answers so far are kept",
+                )
+        return None
+
     def reserve_batch(self, requests: int, usage: Usage, usd: float | None) -> None:
         """Count the requests of a batch that is about to be submitted, at their highest cost.
 
@@ -211,7 +227,8 @@ def estimate_cost(
         tokens = longest * settings.num_votes // requests
     is_separate = not likely.returns_raw_logprobs(request) or method in ("decision", "vote")
     further = requests if request.choices and is_separate else 0
-    further += _requests_for_whole_labels(capabilities, request)
+    whole = _requests_for_whole_labels(settings, capabilities, count_tokens, request)
+    further += whole
     if request.beams:  # sampled lines, each its own request if the server does not support `n`
         further, tokens = len(likely.split_draws(request.beams)) - 1, 0
     return CostModel(
@@ -222,38 +239,45 @@ def estimate_cost(
         label_tokens=tokens,
         score_requests=requests,
         whole_line=True,
-        remarks=tuple(_remarks(settings, price, capabilities, request, further)),
+        assumptions=tuple(_assumptions(settings, capabilities, request, 1 + further, whole)),
+        remarks=() if price else ("dollars are unknown; set lm.prices to a file of prices",),
     )
 
 
-def _requests_for_whole_labels(capabilities: Capabilities | None, request: Request) -> int:
-    if capabilities is None or capabilities.label_method != "top_logprobs":
-        return 0
-    return count_further_requests(request.choices, capabilities.api == "chat")
-
-
-def _remarks(
+def _requests_for_whole_labels(
     settings: OpenAISettings,
-    price: Price | None,
+    capabilities: Capabilities | None,
+    count_tokens: Callable[[str], int],
+    request: Request,
+) -> int:
+    method: str = capabilities.label_method if capabilities else settings.label_source
+    if method not in ("auto", "ids", "top_logprobs") or settings.api == "decisions":
+        return 0
+    chat = (capabilities.api if capabilities else settings.api) == "chat"
+    tokenizer = count_tokens if settings.tokenizer else None
+    return count_further_requests(request.choices, chat, tokenizer)
+
+
+def _assumptions(
+    settings: OpenAISettings,
     capabilities: Capabilities | None,
     request: Request,
-    further: int,
+    requests: int,
+    whole: int,
 ) -> list[str]:
     source = "assumed, because the server was not probed yet"
     if capabilities:
         source = f"label scores {capabilities.label_source}, as the probe of the server found"
-    remarks = [f"requests: {1 + further} for {request.beams} lines"]
+    assumptions = [f"requests: {requests} for {request.beams} lines"]
     if request.choices:
-        count = str(1 + further)
-        if whole := _requests_for_whole_labels(capabilities, request):
-            count = f"{1 + further - whole} to {count}"
-            source += "; labels have several words, and all of their tokens are read"
-        remarks = [f"requests: {count} a row ({source})"]
+        count = str(requests)
+        if whole:
+            count = f"{requests - whole} to {count}"
+            source += "; labels seem to have several tokens, and all of them are read"
+        assumptions = [f"requests: {count} a row ({source})"]
     if not settings.tokenizer:
-        remarks.append(
+        assumptions.append(
             "tokens are estimated from the size of the text, within 25 %; "
             "set lm.tokenizer to count them"
         )
-    if price is None:
-        remarks.append("dollars are unknown; set lm.prices to a file of prices")
-    return remarks
+    return assumptions

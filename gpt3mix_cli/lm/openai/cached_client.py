@@ -22,9 +22,11 @@ from .budget import BudgetTracker
 from .dispatcher import HttpDispatcher
 from .http_errors import CONTEXT_ERRORS, HttpError, InvalidResponse
 from .requests import Call
+from .reservations import HighestUsage
 from .responses import GeneratedText, Usage
 
 BYTES_PER_TOKEN = 4.0  # of English text; estimates are within 25 %
+MAX_TOKENS_PER_ESTIMATED = 2  # of a prompt, for each token of an estimate
 MAX_INVALID_ANSWERS = 3  # to one request; after that it is refused like one of a bad prompt
 # Below this fraction of our own count of a prompt's tokens, the server did not read all of it. The
 # first holds for the user's tokenizer, the second for estimates.
@@ -207,6 +209,8 @@ class CachedClient:
             response = self._response(call, answer, read(answer))
         except HttpError as error:
             raise InvalidResponse(error.message) from None
+        if highest := self._highest_usage(call):
+            self._dispatcher.reservations.learn(highest, response.usage)
         usd = self._budget.cost(response.usage, batch=answer.get("batch") is True)
         return dataclasses.replace(response, usd=usd, stored=True)
 
@@ -227,8 +231,13 @@ class CachedClient:
                 raise HttpError(400, f"{error}, {MAX_INVALID_ANSWERS} times") from None
 
         try:
-            text, answer, sent = await self._dispatcher.post(call.path, call.body, validate, tokens)
+            highest = self._highest_usage(call)
+            text, answer, sent = await self._dispatcher.post(
+                call.path, call.body, validate, tokens, highest
+            )
             response = self._response(call, answer, values[-1])
+            if highest:
+                self._dispatcher.reservations.learn(highest, response.usage)
             self._check_read(call, response.usage)
         except HttpError as error:
             message = f"{error.code} {error.message}".lower()
@@ -260,6 +269,14 @@ class CachedClient:
                 + ("" if self._tokens.name else " (set lm.tokenizer for better ones)"),
             )
         return Response(value, usage, self._budget.cost(usage))
+
+    def _highest_usage(self, call: Call) -> HighestUsage | None:
+        if call.path.startswith("//") or not self._dispatcher.reservations.are_needed:
+            return None
+        count = call.count_tokens(self._tokens.count)
+        prompt = count if self._tokens.name else count * MAX_TOKENS_PER_ESTIMATED
+        completion = call.max_completion_tokens
+        return HighestUsage((call.path, completion), prompt, completion)
 
     def _own_count(self, call: Call, value: Any) -> tuple[int, int]:
         texts = value if isinstance(value, list) else []

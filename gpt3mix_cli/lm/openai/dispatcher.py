@@ -18,6 +18,8 @@ from .answers import parse_json
 from .budget import BudgetTracker
 from .clients import Clients
 from .http_errors import HttpError, InvalidResponse, parse_error
+from .reservations import HighestUsage, Reservations
+from .responses import Usage
 from .servers import (
     BREAKER_WINDOW,
     MAX_FAILURE_RATE,
@@ -77,6 +79,7 @@ class HttpDispatcher:
     Attributes:
         name: model and URLs, for messages.
         pool: its servers.
+        reservations: what the requests in flight are likely to cost.
 
     Raises:
         UserError: if the API key is missing or cannot be sent.
@@ -89,6 +92,7 @@ class HttpDispatcher:
         self._clients = Clients(settings, budget.replay_only)
         self.name = f"lm {settings.model} at {', '.join(settings.urls)}"
         self.pool, self._breaker = ServerPool(settings), CircuitBreaker()
+        self.reservations = Reservations(budget)
         self._last_warning, self._failed_requests = -WARNING_INTERVAL_S, 0
         self._connected, self._outage_since, self._answers = False, math.inf, 0
         self._jitter = random.Random()  # noqa: S311 - neither a secret nor part of any result
@@ -99,6 +103,7 @@ class HttpDispatcher:
         body: Mapping[str, Any],
         validate: Callable[[Any], object],
         tokens: int = 0,
+        highest: HighestUsage | None = None,
     ) -> tuple[str, Any, int]:
         """Return the answer's text, its JSON value, and the requests it took, failures included.
 
@@ -108,6 +113,7 @@ class HttpDispatcher:
             validate: raises InvalidResponse for an answer that must be requested again, and
                 HttpError for one that holds an error, which then counts as the answer's status.
             tokens: estimate of prompt and completion tokens, for `tokens_per_minute`.
+            highest: the most that it can take; None if nothing is reserved for it.
 
         Raises:
             HttpError: if the server rejects the request.
@@ -118,7 +124,9 @@ class HttpDispatcher:
         while True:
             server, answers = await self.pool.acquire(tokens), self._answers
             attempts += 1
+            reserved = None
             try:
+                reserved = await self._reserve(highest)
                 text, value = await self._attempt(server, path, body, validate)
             except RetryableError as failure:
                 error = failure
@@ -131,6 +139,8 @@ class HttpDispatcher:
                 return text, value, 1 + self.take_failed_requests()
             finally:
                 self.pool.release(server)
+                if reserved:
+                    self.reservations.release(reserved)
             self._failed_requests += 1
             first_failure = min(first_failure, time.monotonic())
             if error.kind == "outage" and self._answers > answers:
@@ -187,6 +197,18 @@ class HttpDispatcher:
             raise StoppedShort(f"{self.name}: {failure}", "run again; answers are kept") from None
 
     # One attempt -----------------------------------------------------------------------------
+
+    async def _reserve(self, highest: HighestUsage | None) -> Usage | None:
+        if highest is None:
+            return None
+        try:
+            reserved = await self.reservations.acquire(highest)
+        except StoppedShort as error:
+            self.pool.stop(error)
+        if self.pool.error:  # while this request waited for the budget
+            self.reservations.release(reserved)
+            self.pool.stop(self.pool.error)
+        return reserved
 
     async def _attempt(
         self,

@@ -2,8 +2,7 @@
 
 import math
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from .responses import UNKNOWN_LOGPROB, TokenLogprobs
 MAX_UNCERTAIN_LOGPROB = -1e-9  # the upper limit for every label that is not exact
 SPELLINGS_PER_LABEL = 6  # with and without its space; as given, in lower and in upper case
 MIN_PROBABILITY = 1e-6  # of a label that the server did not report
+MAX_ONE_TOKEN_LETTERS = 8  # of a word such as ` Positive`, which large vocabularies hold whole
 NEGLIGIBLE = 0.01  # the fraction of a label's probability that may be unknown
 MIN_BEGINNING = 1e-3  # of all labels' probability; less likely beginnings are not followed
 
@@ -118,17 +118,36 @@ def likeliest_beginning(tops: Tops, choices: Sequence[str], chat: bool = False) 
     return likeliest.text if likeliest else None
 
 
-def count_further_requests(choices: Sequence[str], chat: bool) -> int:
-    """Return how many requests a row's label takes at most, beyond its line, by its words alone.
+def count_further_requests(
+    choices: Sequence[str], chat: bool, count_tokens: Callable[[str], int] | None = None
+) -> int:
+    """Return how many requests a row's label is likely to take at most, beyond its line.
 
     One for each beginning of labels; at a chat, where only labels that share their first words need
     it, mostly one.
+
+    Args:
+        choices: the labels with their leading space.
+        chat: the label starts a chat's answer.
+        count_tokens: of the server's tokenizer. None: words of more than eight letters are taken
+            for two tokens, others for one.
     """
-    beginnings: Counter[tuple[str, ...]] = Counter()
+    beginnings: list[set[tuple[str, ...]]] = []
     for choice in choices:
         words = choice.casefold().split()
-        beginnings.update(tuple(words[:count]) for count in range(1, len(words)))
-    return int(max(beginnings.values(), default=0) > 1) if chat else len(beginnings)
+        own = {tuple(words[:count]) for count in range(1, len(words))}
+        if chat:
+            shortened = 0
+        elif count_tokens:
+            shortened = count_tokens(choice) - count_tokens("") - len(words)
+        else:
+            shortened = sum(len(word) > MAX_ONE_TOKEN_LETTERS for word in words)
+        own |= {(*words, str(number)) for number in range(shortened)}
+        beginnings.append(own)
+    every = set[tuple[str, ...]]().union(*beginnings)
+    if chat:
+        return int(any(sum(text in own for own in beginnings) > 1 for text in every))
+    return len(every)
 
 
 def tops_by_text(

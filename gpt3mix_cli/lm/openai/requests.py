@@ -173,6 +173,12 @@ class Call:
         )
         return prompt or ""
 
+    @property
+    def max_completion_tokens(self) -> int:
+        """The most tokens of all texts of the answer."""
+        limit = self.body.get("max_completion_tokens") or self.body.get("max_tokens") or 0
+        return int(limit) * int(self.body.get("n") or 1)
+
     def count_tokens(self, count: Callable[[str], int]) -> int:
         """Return the tokens of all its messages, or of its prompt, by a count of a text's."""
         prompts = [message["content"] for message in self.body.get("messages", ())] or [self.prompt]

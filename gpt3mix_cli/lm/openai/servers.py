@@ -103,7 +103,13 @@ class CircuitBreaker:
 
 
 class ServerPool:
-    """All servers of an endpoint. Its methods run in one event loop."""
+    """All servers of an endpoint. Its methods run in one event loop.
+
+    Attributes:
+        servers: one for each base URL.
+        token_rate: tokens per minute.
+        error: what stopped all work; None while it goes on.
+    """
 
     def __init__(self, settings: OpenAISettings) -> None:
         fixed = 0 if settings.concurrency == "auto" else settings.concurrency
@@ -115,7 +121,7 @@ class ServerPool:
         self._rate_lock, self._stopped = asyncio.Lock(), asyncio.Event()
         self._waiters: deque[asyncio.Future[Server]] = deque()
         self._wake_at = 0.0
-        self._error: UserError | None = None
+        self.error: UserError | None = None
 
     async def acquire(self, tokens: int) -> Server:
         """Return a server with capacity, as soon as the rate limits allow; the caller releases it.
@@ -137,7 +143,7 @@ class ServerPool:
                 except asyncio.CancelledError:
                     self.release(server)
                     raise
-                if not self._error and server.paused_until <= time.monotonic():
+                if not self.error and server.paused_until <= time.monotonic():
                     return server
                 self.release(server)
                 self._request_rate.refund(1)
@@ -156,11 +162,11 @@ class ServerPool:
 
     def stop(self, error: UserError) -> NoReturn:
         """Raise an error here, in all waiting requests, and in all later ones."""
-        self._error = self._error or error
+        self.error = self.error or error
         self._stopped.set()
         self._wake_waiters()
         # Without its context: the SDK's exceptions contain the server's answer, perhaps the key.
-        raise self._error from None
+        raise self.error from None
 
     async def _acquire_server(self) -> Server:
         waiter: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
@@ -178,8 +184,8 @@ class ServerPool:
         while self._waiters:
             if self._waiters[0].done():  # its task was cancelled
                 self._waiters.popleft()
-            elif self._error:
-                self._waiters.popleft().set_exception(self._error)
+            elif self.error:
+                self._waiters.popleft().set_exception(self.error)
             elif server := self._free_server():
                 server.in_flight += 1
                 self._waiters.popleft().set_result(server)

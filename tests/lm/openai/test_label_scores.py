@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.lm.openai.label_scores import (
+    count_further_requests,
     likeliest_beginning,
     next_tokens_by_prefix,
     score_token_sequences,
@@ -277,3 +278,27 @@ def test_summed_tokens_are_the_test_models_scores() -> None:
     assert score_token_sequences(tokens, logprobs).logprobs == pytest.approx(
         [SPLIT.score(context, choice) for choice in CHOICES]
     )
+
+
+@pytest.mark.parametrize(
+    ("choices", "chat", "expected"),
+    [
+        ((" Positive", " Negative"), False, 0),
+        ((" Very good", " Very bad"), False, 1),  # both begin with ` Very`
+        ((" Very good", " Quite bad"), False, 2),
+        ((" Abbreviation", " Human", " Description"), False, 2),
+        ((" Abbreviation", " Human", " Description"), True, 0),
+        ((" Very good", " Very bad"), True, 1),
+    ],
+)
+def test_labels_of_several_tokens_are_foreseen(
+    choices: tuple[str, ...], chat: bool, expected: int
+) -> None:
+    assert count_further_requests(choices, chat) == expected
+
+
+def test_a_tokenizer_says_how_many_tokens_labels_have() -> None:
+    def count(text: str) -> int:  # tokens of three characters, after one that begins each text
+        return 1 + -(-len(text) // 3)
+
+    assert count_further_requests((" Entity", " Human"), False, count) == 2 + 1
