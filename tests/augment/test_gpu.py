@@ -165,7 +165,7 @@ def test_the_nearest_examples_are_those_of_the_cpu(
     for device in ("cpu", DEVICE):
         monkeypatch.setattr(selection, "resolve_device", lambda *_, device=device: device)
         selection._facts_of.cache_clear()
-        vectors.append(selection._encoder_vectors([row.text for row in rows], str(tiny_encoder)))
+        vectors.append(selection.encoder_vectors([row.text for row in rows], str(tiny_encoder)))
     selection._facts_of.cache_clear()
     assert abs(vectors[0] - vectors[1]).max() < 1e-3
 
