@@ -232,7 +232,7 @@ class Display:
         )
 
     def print_plan(self, plan: "Plan", next_command: str) -> None:
-        """Print a row for each cell, remarks, the budget and the first prompt."""
+        """Print a row for each cell, remarks, the budget and the first prompts."""
         self._progress.stop()
         if self._json:
             self._print_json(plan.as_json())
@@ -240,9 +240,11 @@ class Display:
             self._table_console().print(plan_table(plan))
             for line in plan.notes():
                 self._out.print(Text(f"  {line}"), soft_wrap=True)
-            if plan.prompt is not None:
-                title = Text("\nthe first prompt; the LM continues at its end:\n", "bold")
-                self._out.print(title, Text(plan.prompt), sep="", soft_wrap=True)
+            for name, prompt in plan.prompts.items():
+                title = Text(
+                    f"\nthe first prompt of {name}; the LM continues at its end:\n", "bold"
+                )
+                self._out.print(title, Text(prompt), sep="", soft_wrap=True)
         if exceeded := ", ".join(f"budget.{name}" for name in plan.exceeded_limits()):
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
         requests, trainings = plan.total["requests"], plan.total["trainings"]

@@ -164,3 +164,21 @@ def test_tensorboard_has_a_folder_for_each_trial() -> None:
     folder = tensorboard_folder(Path("runs"), TrialKey(SWEPT, "eda", "linear"), 7)
     variant = "augment.k=2,augment.selection=nearest"
     assert folder == Path("runs") / variant / "eda/linear/8-per-class-trial-7"
+
+
+def test_journals_like_an_outputs_are_those_of_other_levels_seeds_and_draws(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, "x")
+    cells = [Cell("t", {}, level, seed) for level in ("1%", "full") for seed in (0, 1)]
+    other = Cell("t", {"augment.k": 4}, "1%", 0)
+    sets = [layout.synthetic_path(cell, "gpt3mix", draw) for cell in cells for draw in (0, 1)]
+    trials = [layout.trials_path(TrialKey(cell, "none", "prompt")) for cell in cells]
+    elsewhere = [
+        layout.synthetic_path(other, "gpt3mix"),
+        layout.synthetic_path(cells[0], "paraphrase"),
+    ]
+    for path in map(journal_path, (*sets, *trials, *elsewhere)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert sorted(layout.journals_like(sets[0])) == sorted(map(journal_path, sets))
+    assert sorted(layout.journals_like(trials[0])) == sorted(map(journal_path, trials))
+    assert layout.journals_like(elsewhere[0]) == [journal_path(elsewhere[0])]

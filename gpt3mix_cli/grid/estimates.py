@@ -86,14 +86,14 @@ class Plan:
 
     Attributes:
         cells: one estimate for each cell.
-        prompt: the first prompt in full; None if there is none.
+        prompts: method, or classifier that prompts -> its first prompt in full.
         remarks: what the estimates rest on.
         budget: name -> (limit or None, spent over all runs so far); empty for a local LM.
         seconds: stage -> seconds that it still takes on this machine; None if unknown.
     """
 
     cells: Sequence[CellEstimate]
-    prompt: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     budget: dict[str, tuple[float | None, float]] = field(default_factory=dict)
     seconds: Mapping[str, float | None] = field(default_factory=dict)
@@ -175,7 +175,8 @@ class Plan:
             "budget": budget or None,
             "cells": [cell.as_json() for cell in self.cells],
             "remarks": list(self.remarks),
-            "prompt": self.prompt,
+            "prompt": next(iter(self.prompts.values()), None),
+            "prompts": dict(self.prompts),
         }
 
 

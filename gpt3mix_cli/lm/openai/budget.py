@@ -255,7 +255,10 @@ def _requests_for_whole_labels(
         return 0
     chat = (capabilities.api if capabilities else settings.api) == "chat"
     tokenizer = count_tokens if settings.tokenizer else None
-    return count_further_requests(request.choices, chat, tokenizer)
+    further = count_further_requests(request.choices, chat, tokenizer)
+    # A label that is not among the tokens of the line is first asked for with more of them.
+    gets_more = capabilities is None or capabilities.most_logprobs > capabilities.top_logprobs
+    return further + (further > 0 and gets_more and not chat)
 
 
 def _assumptions(

@@ -13,6 +13,7 @@ from .responses import UNKNOWN_LOGPROB, TokenLogprobs
 MAX_UNCERTAIN_LOGPROB = -1e-9  # the upper limit for every label that is not exact
 SPELLINGS_PER_LABEL = 6  # with and without its space; as given, in lower and in upper case
 MIN_PROBABILITY = 1e-6  # of a label that the server did not report
+LETTERS_PER_TOKEN = 5  # of a longer word, so that ` Abbreviation` has three tokens
 MAX_ONE_TOKEN_LETTERS = 8  # of a word such as ` Positive`, which large vocabularies hold whole
 NEGLIGIBLE = 0.01  # the fraction of a label's probability that may be unknown
 MIN_BEGINNING = 1e-3  # of all labels' probability; less likely beginnings are not followed
@@ -130,7 +131,7 @@ def count_further_requests(
         choices: the labels with their leading space.
         chat: the label starts a chat's answer.
         count_tokens: of the server's tokenizer. None: words of more than eight letters are taken
-            for two tokens, others for one.
+            for several tokens, others for one.
     """
     beginnings: list[set[tuple[str, ...]]] = []
     for choice in choices:
@@ -141,7 +142,8 @@ def count_further_requests(
         elif count_tokens:
             shortened = count_tokens(choice) - count_tokens("") - len(words)
         else:
-            shortened = sum(len(word) > MAX_ONE_TOKEN_LETTERS for word in words)
+            long_words = (word for word in words if len(word) > MAX_ONE_TOKEN_LETTERS)
+            shortened = sum(len(word) // LETTERS_PER_TOKEN for word in long_words)
         own |= {(*words, str(number)) for number in range(shortened)}
         beginnings.append(own)
     every = set[tuple[str, ...]]().union(*beginnings)

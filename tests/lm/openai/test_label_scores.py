@@ -286,7 +286,7 @@ def test_summed_tokens_are_the_test_models_scores() -> None:
         ((" Positive", " Negative"), False, 0),
         ((" Very good", " Very bad"), False, 1),  # both begin with ` Very`
         ((" Very good", " Quite bad"), False, 2),
-        ((" Abbreviation", " Human", " Description"), False, 2),
+        ((" Abbreviation", " Human", " Description"), False, 4),
         ((" Abbreviation", " Human", " Description"), True, 0),
         ((" Very good", " Very bad"), True, 1),
     ],
