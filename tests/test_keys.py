@@ -33,6 +33,8 @@ NOT_READ_AS_ATTRIBUTES = {
     },
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
     ("FilesData", "folds"): "`Task.folds` reads it",
+    ("Task", "license"): "data and model cards read it",
+    ("Task", "citation"): "data and model cards read it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",
     ("Experiment", "preset"): "a validator fills in and compares the other keys",
     ("Experiment", "sweep"): "`config` creates the variants from it before the models exist",

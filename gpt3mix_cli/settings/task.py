@@ -126,6 +126,15 @@ class Task(Settings):
     )
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
     label_type: str = Field("label", min_length=1, description="L, such as `sentiment`")
+    # What cards say of the data. It changes no number, so no fingerprint has it.
+    license: str = Field(
+        "",
+        exclude=True,
+        description="license of the data, as the hub spells it, for data and model cards",
+    )
+    citation: str = Field(
+        "", exclude=True, description="BibTeX entry of the data, for data and model cards"
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
