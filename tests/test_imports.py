@@ -29,7 +29,7 @@ BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
     "cli", "cli_emit", "cli_executors", "cli_fit", "cli_hints", "cli_init", "cli_labels",
-    "cli_options", "cli_run",
+    "cli_options", "cli_report", "cli_run",
     "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 API = {"api", "api_messages", "api_rows"}
@@ -103,7 +103,7 @@ LIGHT = {
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
     "typer": {
         *("cli", "cli_executors", "cli_fit", "cli_init", "cli_labels"),
-        *("cli_options", "cli_run"),
+        *("cli_options", "cli_report", "cli_run"),
     },
     "yaml": {"yaml_files"},
 }

@@ -33,6 +33,11 @@ NOT_READ_AS_ATTRIBUTES = {
     },
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
     ("FilesData", "folds"): "`Task.folds` reads it",
+    **{
+        ("PaperSettings", name): "`Experiment.paper_column` reads it"
+        for name in ("table", "column")
+    },
+    ("Experiment", "paper"): "`Experiment.paper_column` reads it",
     ("Task", "license"): "data and model cards read it",
     ("Task", "citation"): "data and model cards read it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",

@@ -23,6 +23,7 @@ from .base import (
 )
 from .experiment import LEVEL_PATTERN, Experiment, ResourceSettings, SubsampleSettings, parse_level
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
+from .paper import PAPER_COLUMNS, PaperColumn, PaperSettings
 from .task import (
     SPLITS,
     Columns,
@@ -52,6 +53,7 @@ __all__ = [
     "LEVEL_PATTERN",
     "METHOD_TITLES",
     "PAPER",
+    "PAPER_COLUMNS",
     "SPLITS",
     "AedaSettings",
     "AugmentSettings",
@@ -73,6 +75,8 @@ __all__ = [
     "LocalLMSettings",
     "MlmSettings",
     "OpenAISettings",
+    "PaperColumn",
+    "PaperSettings",
     "ParaphraseSettings",
     "PromptSettings",
     "ResourceSettings",

@@ -11,6 +11,7 @@ from ..errors import UserError, shown_value
 from .augment import GPT3MIX, AugmentSettings, BaselineSettings, EditorSettings
 from .base import MAX_TRIALS, FileName, Seed, Settings, StrictFloat, StrictInt, derived_seed
 from .lm import Budget, LMSettings, OpenAISettings
+from .paper import PaperColumn, PaperSettings
 from .presets import with_paper_values, with_quick_values
 from .task import Task
 from .train import ClassifierSettings
@@ -164,6 +165,9 @@ class Experiment(Settings):
     resources: ResourceSettings = Field(
         ResourceSettings(), description="what a trial takes of the machine that it runs on"
     )
+    paper: PaperSettings | None = Field(
+        None, description="the table of the paper that `report --paper` compares the results with"
+    )
     sweep: dict[str, list[Any]] = Field(
         {}, description="key -> list of values; every combination is a variant"
     )
@@ -183,6 +187,11 @@ class Experiment(Settings):
             *([GPT3MIX] if self.lm else []),
             *(baseline.name for baseline in self.baselines),
         ]
+
+    @property
+    def paper_column(self) -> PaperColumn | None:
+        """The column of the paper that GPT3Mix's results repeat; None without `paper`."""
+        return self.paper.column_for(self.task, self.lm, self.augment) if self.paper else None
 
     def with_trials(self, trials: int) -> "Experiment":
         """Return the experiment with this many trials for every classifier."""
@@ -332,6 +341,11 @@ class Experiment(Settings):
                 )
             if self.budget.usd and not self.lm.prices:
                 raise ValueError("budget.usd needs prices: name their file with lm.prices")
+        return self
+
+    @model_validator(mode="after")
+    def _check_paper(self) -> "Experiment":
+        _ = self.paper_column
         return self
 
     @model_validator(mode="after")
