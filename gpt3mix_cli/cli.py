@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, cli_init, cli_labels, cli_report, cli_run, process
+from . import __version__, cli_fit, cli_init, cli_labels, cli_report, cli_run, cli_tasks, process
 from . import cli_executors as executors
 from . import cli_hints as hints
 from . import cli_options as opt
@@ -200,6 +200,7 @@ app.add_typer(cli_report.app)
 app.add_typer(cli_run.app)
 app.add_typer(cli_fit.app)
 app.add_typer(cli_init.app)
+app.add_typer(cli_tasks.app)
 
 
 @app.command()

@@ -7,7 +7,6 @@ and label tokens are read as written: `no` and `1` stay words.
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ import pydantic
 from .errors import UserError, did_you_mean
 from .settings import FILE_NAME_PATTERN, Experiment, Task
 from .settings.problems import format_problems
+from .task_files import DATA_PATHS, WORD_SECTIONS, anchor_paths, read_task
 from .yaml_files import holds_words, parse_yaml, read_yaml
 
-# Sections whose scalars are words even if they look like booleans, numbers or null.
-WORD_SECTIONS = {"labels", "values"}
 SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
-DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
 MAX_VARIANTS = 1_000  # of a sweep
 
 
@@ -104,7 +101,7 @@ def load_specs(path: Path, task: Task) -> list[Task]:
                 f"its keys are {', '.join(SPEC_KEYS)}",
             )
         try:
-            spec = Task.model_validate({**task.model_dump(), **item})
+            spec = Task.model_validate({**task.model_dump(), "specification": "own", **item})
         except pydantic.ValidationError as error:
             raise UserError(f"{where}: {error.errors()[0]['msg']}", example) from None
         if spec.classes != task.classes:
@@ -136,43 +133,10 @@ def _overlap(key: str, other: str) -> bool:
 def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> None:
     """Set the value at a dotted key; a task file is read at once: its keys may be set next."""
     if key == "task" and isinstance(value, str):
-        value = _task_file(path, value)
+        value = read_task(path, value)
     # The keys of a sweep contain dots.
     keys = key.split(".", 1) if key.startswith("sweep.") else key.split(".")
     _put(raw, keys, value, where)
-
-
-def _task_file(path: Path, task: str) -> Any:
-    # Unlike `Path.expanduser`, an unknown user is no error here: there is no such file.
-    file = path.parent / os.path.expanduser(task)
-    hint = "give the path of a task file, relative to the experiment's file"
-    if not os.path.exists(file):  # unlike that of Path, this takes a name that is too long
-        raise UserError(f"{path}: task: no such file: {file}", hint)
-    if os.path.isdir(file):
-        raise UserError(f"{path}: task: {file} is a folder", hint)
-    raw = read_yaml(file, hint, WORD_SECTIONS)
-    if isinstance(raw, dict):
-        if FILE_NAME_PATTERN.fullmatch(file.stem):
-            raw.setdefault("name", file.stem)
-        _anchor(raw.get("data"), DATA_PATHS, file.parent)
-    return raw
-
-
-def _anchor(mapping: Any, keys: Sequence[str], folder: Path) -> None:
-    """Make the paths under `keys` absolute; a name that is not a path in `folder` stays."""
-    for key in keys if isinstance(mapping, dict) else ():
-        value = mapping.get(key)
-        if isinstance(value, str) and value:
-            try:
-                path = folder / os.path.expanduser(value)
-                # `models/en-{pivot}` is a path if the folder of any pivot exists.
-                has_pivots = "{pivot}" in path.name and any(
-                    path.parent.glob(path.name.replace("{pivot}", "*"))
-                )
-                if path.exists() or has_pivots or mapping.get("kind") == "files":
-                    mapping[key] = str(path.resolve())
-            except (OSError, RuntimeError, ValueError):
-                pass  # not a path; opening it will raise the error
 
 
 def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
@@ -233,7 +197,7 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         name = str(raw.get("name"))
         # A bad name is reported once, for the experiment.
         task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
-        _anchor(task.get("data"), DATA_PATHS, path.parent)
+        anchor_paths(task.get("data"), DATA_PATHS, path.parent)
         if task.get("labels") == "auto":
             _find_labels(task)
     for section in [raw.get("lm"), *_items(raw.get("baselines")), *_items(raw.get("classifiers"))]:
@@ -241,8 +205,8 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
             # An endpoint's name of its model is not a path, even if a folder has the same name.
             is_endpoint = section.get("kind") == "openai"
             keys = ("tokenizer", "prices") if is_endpoint else ("model", "forward", "backward")
-            _anchor(section, keys, path.parent)
-    _anchor(raw.get("augment"), ("similarity",), path.parent)
+            anchor_paths(section, keys, path.parent)
+    anchor_paths(raw.get("augment"), ("similarity",), path.parent)
     try:
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -46,7 +46,7 @@ def test_an_experiment_loads_and_opens_with_its_command(path: Path) -> None:
 def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(
     path: Path, tmp_path: Path
 ) -> None:
-    assert f"task: tasks/{path.name}" in heading(path)
+    assert f"task: {path.stem}`" in heading(path)
     (tmp_path / "tasks").symlink_to((ROOT / path).parent)
     (tmp_path / "wrapper.yaml").write_text(
         f"task: tasks/{path.name}\nsubsample: {{levels: [1%]}}\n"

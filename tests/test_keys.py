@@ -38,9 +38,13 @@ NOT_READ_AS_ATTRIBUTES = {
         for name in ("table", "column")
     },
     ("Experiment", "paper"): "`Experiment.paper_column` reads it",
-    ("Task", "license"): "data and model cards read it",
-    ("Task", "citation"): "data and model cards read it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",
+    ("Task", "about"): "`gpt3mix tasks` lists it",
+    **{
+        ("TaskAbout", name): "`gpt3mix tasks` lists it"
+        for name in ("title", "source", "license", "citation", "rows")
+    },
+    ("Task", "specification"): "a validator replaces the other keys",
     ("Experiment", "preset"): "a validator fills in and compares the other keys",
     ("Experiment", "sweep"): "`config` creates the variants from it before the models exist",
     ("AugmentSettings", "synthetic_sets"): "`Experiment.trials_for` reads it",

@@ -34,6 +34,7 @@ from .task import (
     Split,
     TableFormat,
     Task,
+    TaskAbout,
 )
 from .train import (
     PAPER,
@@ -87,6 +88,7 @@ __all__ = [
     "SubsampleSettings",
     "TableFormat",
     "Task",
+    "TaskAbout",
     "TrainableSettings",
     "TransformerSettings",
     "derived_seed",

@@ -135,7 +135,9 @@ class Experiment(Settings):
             "short patience"
         ),
     )
-    task: Task = Field(description="the task, or the path of a task file")
+    task: Task = Field(
+        description="the task: its keys, the path of a task file, or the name of a packaged one"
+    )
     subsample: SubsampleSettings = Field(description="how many real rows to draw")
     lm: LMSettings | None = Field(
         None,

@@ -111,6 +111,16 @@ class DemoData(Settings):
 Data = Annotated[HubData | FilesData | DemoData, Field(discriminator="kind")]
 
 
+class TaskAbout(Settings):
+    """What is known about the data; it changes no result."""
+
+    title: str = Field("", description="the data set's name and the paper that describes it")
+    source: str = Field("", description="page or file that the data is from")
+    license: str = Field("", description="license of the data, as the hub spells it")
+    citation: str = Field("", description="BibTeX entry of the data, for cards")
+    rows: dict[Split, StrictInt] = Field({}, description="split -> number of published rows")
+
+
 class Task(Settings):
     """The data and the task specification S = (T, L, v) of section 3."""
 
@@ -126,14 +136,16 @@ class Task(Settings):
     )
     text_type: str = Field("text", min_length=1, description="T, such as `movie review`")
     label_type: str = Field("label", min_length=1, description="L, such as `sentiment`")
-    # What cards say of the data. It changes no number, so no fingerprint has it.
-    license: str = Field(
-        "",
-        exclude=True,
-        description="license of the data, as the hub spells it, for data and model cards",
+    specification: Literal["own", "generic"] = Field(
+        "own",
+        description=(
+            "generic: the paper's S_generic in place of text_type, label_type and label tokens: "
+            "`text`, `label` and the class names"
+        ),
     )
-    citation: str = Field(
-        "", exclude=True, description="BibTeX entry of the data, for data and model cards"
+    # No fingerprint has it: whoever adds a license repeats no training.
+    about: TaskAbout = Field(
+        TaskAbout(), exclude=True, description="what is known about the data, for cards"
     )
 
     @field_validator("labels", mode="before")
@@ -166,6 +178,17 @@ class Task(Settings):
         if value != value.strip() or "\n" in value:
             raise ValueError("must be one line without spaces around it")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_specification(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("specification") != "generic":
+            return value
+        labels = value.get("labels")
+        generic = {"text_type": "text", "label_type": "label"}
+        if isinstance(labels, dict):
+            generic["labels"] = {name: str(name) for name in labels}  # type: ignore[assignment]
+        return {**value, **generic}
 
     @model_validator(mode="after")
     def _check_values(self) -> "Task":

@@ -1,0 +1,86 @@
+"""Reads task files: those of a path, and the packaged ones by name (`task: sst2`).
+
+The packaged files are `configs/` of the repository, which a wheel holds as `gpt3mix_cli/configs/`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, did_you_mean
+from .settings import FILE_NAME_PATTERN
+from .yaml_files import read_yaml
+
+# Sections whose scalars are words even if they look like booleans, numbers or null.
+WORD_SECTIONS = {"labels", "values"}
+DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
+HINT = "give the path of a task file, relative to the experiment's file, or the name of a packaged"
+
+
+def configs_folder() -> Path:
+    """Return the folder of the packaged configs: in the wheel, or in a clone of the repository."""
+    package = Path(__file__).parent
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def packaged_tasks() -> dict[str, Path]:
+    """Return the packaged task files by their names, sorted."""
+    return {path.stem: path for path in sorted((configs_folder() / "tasks").glob("*.yaml"))}
+
+
+def read_task(path: Path, task: str) -> Any:
+    """Return the keys of a task file.
+
+    Args:
+        path: the experiment's file, for relative paths and messages.
+        task: a path, or the name of a packaged task.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    file = _find_task(path, task)
+    raw = read_yaml(file, HINT + " task", WORD_SECTIONS)
+    if isinstance(raw, dict):
+        if FILE_NAME_PATTERN.fullmatch(file.stem):
+            raw.setdefault("name", file.stem)
+        anchor_paths(raw.get("data"), DATA_PATHS, file.parent)
+    return raw
+
+
+def _find_task(path: Path, task: str) -> Path:
+    # Unlike `Path.expanduser`, an unknown user is no error here: there is no such file.
+    file = path.parent / os.path.expanduser(task)
+    packaged = packaged_tasks()
+    if task in packaged and not os.path.isfile(file):
+        return packaged[task]
+    hint = f"{HINT} task: {', '.join(packaged)}"
+    if not os.path.exists(file):  # unlike that of Path, this takes a name that is too long
+        if os.sep in task or Path(task).suffix:
+            raise UserError(f"{path}: task: no such file: {file}", hint)
+        raise UserError(
+            f"{path}: task: no packaged task and no file is called '{task}'"
+            f"{did_you_mean(task.lower(), packaged)}",
+            hint,
+        )
+    if os.path.isdir(file):
+        raise UserError(f"{path}: task: {file} is a folder", hint)
+    return file
+
+
+def anchor_paths(mapping: Any, keys: Sequence[str], folder: Path) -> None:
+    """Make the paths under `keys` absolute; a name that is not a path in `folder` stays."""
+    for key in keys if isinstance(mapping, dict) else ():
+        value = mapping.get(key)
+        if isinstance(value, str) and value:
+            try:
+                path = folder / os.path.expanduser(value)
+                # `models/en-{pivot}` is a path if the folder of any pivot exists.
+                has_pivots = "{pivot}" in path.name and any(
+                    path.parent.glob(path.name.replace("{pivot}", "*"))
+                )
+                if path.exists() or has_pivots or mapping.get("kind") == "files":
+                    mapping[key] = str(path.resolve())
+            except (OSError, RuntimeError, ValueError):
+                pass  # not a path; opening it will raise the error
