@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, cli_init, cli_labels, cli_report, cli_run, cli_tasks, process
+from . import (
+    __version__,
+    cli_fit,
+    cli_init,
+    cli_labels,
+    cli_report,
+    cli_rows,
+    cli_run,
+    cli_tasks,
+    process,
+)
 from . import cli_executors as executors
 from . import cli_hints as hints
 from . import cli_options as opt
@@ -88,73 +98,7 @@ def subsample(
         display.finish(results, hints.after_subsample(grid, options, cells, (level, seed), output))
 
 
-@app.command()
-def augment(
-    config: opt.Config,
-    level: opt.Level = None,
-    seed: opt.Seed = None,
-    input: opt.Input = None,
-    output: opt.Output = None,
-    ratio: opt.Ratio = None,
-    k: Annotated[
-        int | None, typer.Option("-k", help="examples in a prompt; overrides augment.k")
-    ] = None,
-    limit: opt.Limit = None,
-    show: opt.Show = 0,
-    card: opt.Card = False,
-    license: opt.License = None,
-    out: opt.Out = opt.RESULTS,
-    overrides: opt.Overrides = None,
-    force: opt.Force = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
-) -> None:
-    """Write synthetic rows with GPT3Mix."""
-    overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio, "augment.k": k})]
-    options = opt.GridOptions(config, out, overrides, force, quiet, json)
-    with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
-        from .grid import select_cells
-
-        cells = select_cells(grid, level, seed, input, output)
-        extras = opt.AugmentFlags(input, output, limit, show, card, license)
-        results = opt.augment_cells(display, grid, "gpt3mix", cells, extras)
-        chosen, files = (level, seed), (input, output)
-        following = hints.after_rows(grid, options, cells, "gpt3mix", chosen, files)
-        display.finish(results, following)
-
-
-@app.command()
-def baseline(
-    config: opt.Config,
-    method: Annotated[str, typer.Option(help="name of the baseline, such as eda or backtranslate")],
-    level: opt.Level = None,
-    seed: opt.Seed = None,
-    input: opt.Input = None,
-    output: opt.Output = None,
-    ratio: opt.Ratio = None,
-    limit: opt.Limit = None,
-    show: opt.Show = 0,
-    card: opt.Card = False,
-    license: opt.License = None,
-    out: opt.Out = opt.RESULTS,
-    overrides: opt.Overrides = None,
-    force: opt.Force = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
-) -> None:
-    """Write synthetic rows with a baseline, such as EDA or back-translation."""
-    overrides = [*(overrides or ()), *opt.as_overrides({"augment.ratio": ratio})]
-    options = opt.GridOptions(config, out, overrides, force, quiet, json)
-    with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
-        from .grid import select_cells
-
-        grid.experiments[0].baseline(method)  # raises if there is none
-        cells = select_cells(grid, level, seed, input, output)
-        extras = opt.AugmentFlags(input, output, limit, show, card, license)
-        results = opt.augment_cells(display, grid, method, cells, extras)
-        chosen, files = (level, seed), (input, output)
-        following = hints.after_rows(grid, options, cells, method, chosen, files)
-        display.finish(results, following)
+app.add_typer(cli_rows.app)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The stages' own commands of a run, for schedulers of others: xargs, make, job arrays."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from .cli_hints import Flags, command_line
@@ -75,26 +75,35 @@ def stage_commands(grid: "Grid", options: GridOptions) -> Iterator[StageCommand]
             "write a config for each of them",
         )
     trainings = []
-    for level in first.subsample.levels:
-        for seed in first.subsample.seeds:
-            for command in _commands_of_cell(grid, options, level, seed):
-                if command.stage == "train":
-                    trainings.append(command.target)
-                yield command
+    for task in first.tasks or [""]:
+        # Each task has commands of its own.
+        chosen = [f"tasks=[{task}]"] if task else []
+        of_task = replace(options, overrides=[*options.overrides, *chosen])
+        for level in first.subsample.levels:
+            for seed in first.subsample.seeds:
+                for command in _commands_of_cell(grid, of_task, task, level, seed):
+                    if command.stage == "train":
+                        trainings.append(command.target)
+                    yield command
     if trainings:
         target = f"report,{grid.layout.name}"
         yield StageCommand("report", target, command_line("report", options), trainings)
 
 
 def _commands_of_cell(
-    grid: "Grid", options: GridOptions, level: str, seed: int
+    grid: "Grid", options: GridOptions, task: str, level: str, seed: int
 ) -> Iterator[StageCommand]:
     from .layout import level_name
 
-    experiments = [item for item in grid.experiments if item.has_trials(seed)]
+    experiments = [
+        item
+        for item in grid.experiments
+        if item.has_trials(seed) and (not task or item.task.name == task)
+    ]
     if not experiments:
         return
-    cell = f"{grid.layout.name},{level_name(level)},{seed}"
+    words = [grid.layout.name, task, level_name(level), str(seed)]
+    cell = ",".join(filter(None, words))
     chosen: Flags = [("--level", level), ("--seed", seed)]
     line = command_line("subsample", options, chosen)
     draw = StageCommand("subsample", f"subsample,{cell}", line)

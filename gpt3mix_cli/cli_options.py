@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .errors import StoppedShort, UserError
+from .errors import UserError
 
 if TYPE_CHECKING:
     from .console import Display
-    from .grid import Grid, StepResult
-    from .layout import Cell
+    from .grid import Grid
 
 RESULTS = Path("results")
 MAX_INT = 2**63 - 1
@@ -72,6 +71,14 @@ Show = Annotated[
 ]
 Card = Annotated[
     bool, typer.Option("--card", help="write a data card for each file of rows, to publish it with")
+]
+TopUp = Annotated[
+    bool,
+    typer.Option(
+        "--top-up/--no-top-up",
+        help="ask the LM for rows that are missing; without, filter and label its earlier answers "
+        "anew and ask nothing",
+    ),
 ]
 License = Annotated[
     str | None,
@@ -215,71 +222,9 @@ class GridOptions:
     json: bool = False
 
 
-@dataclass(frozen=True)
-class AugmentFlags:
-    """The files of `augment` and `baseline`, and what they do besides writing rows.
-
-    Attributes:
-        input: real rows in place of the subsample.
-        output: where to write in place of the default.
-        limit: at most this many rows of a file.
-        show: number of rows to print.
-        card: whether to write a data card.
-        license: of the rows; a card is written for it.
-    """
-
-    input: Path | None
-    output: Path | None
-    limit: int | None
-    show: int
-    card: bool
-    license: str | None
-
-
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
     """Return flags as `KEY=VALUE`; flags that were not given are left out."""
     return [f"{key}={value}" for key, value in values.items() if value is not None]
-
-
-def augment_cells(
-    display: "Display",
-    grid: "Grid",
-    method: str,
-    cells: "Sequence[Cell]",
-    options: AugmentFlags,
-) -> "list[StepResult]":
-    """Write the synthetic rows of some cells, their examples and cards; return the results."""
-    from .augment.card import write_card
-    from .records import IncompleteOutput
-
-    output, writes_card = options.output, options.card or options.license is not None
-    if writes_card and output == STREAM:
-        raise UserError(
-            "--card describes rows in a file, not on stdout", "leave out -o -, --card and --license"
-        )
-    results, cards = list["StepResult"](), []
-    for cell in cells:
-        experiment = grid.experiment(cell)
-        real, task = options.input or grid.layout.train_path(cell), experiment.task
-        lm = experiment.lm if experiment.lm_settings_for(method) else None
-        for draw in [0] if output else experiment.draws_for(cell.data_seed):
-            try:
-                result = grid.augment(cell, method, draw, options.input, output, options.limit)
-            except StoppedShort as error:
-                results.append(error)
-                if not isinstance(error, IncompleteOutput):
-                    continue
-                result = error.result
-            else:
-                results.append(result)
-            display.print_examples(result.output, real, options.show, task.labels)
-            if writes_card:
-                cards.append(
-                    write_card(result, task, real, lm.model if lm else None, options.license)
-                )
-    if cards:
-        display.note(f"{len(cards)} card{'s' * (len(cards) != 1)}: {', '.join(map(str, cards))}")
-    return results
 
 
 @contextmanager

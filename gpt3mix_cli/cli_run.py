@@ -52,6 +52,7 @@ def run(
     emit: Emit = None,
     dry_run: DryRun = False,
     junit: JUnit = None,
+    top_up: opt.TopUp = True,
     jobs: opt.Jobs = None,
     executor: executors.Executor = "processes",
     address: executors.Address = None,
@@ -74,13 +75,14 @@ def run(
         if emit:
             other = {"--jobs": jobs, "--tensorboard": tensorboard, "--force": force, "--json": json}
             places = {"--executor": executor != "processes", "--address": address}
-            refuse_other_flags({**other, **places, "--junit": junit})
+            refuse_other_flags({**other, **places, "--junit": junit, "--no-top-up": not top_up})
             display.print_lines(emitted_lines(list(zip(grids, files, strict=True)), emit))
             return
         if dry_run:
             show_steps(display, grids, json)
             return
         for grid in grids:
+            grid.tops_up = top_up
             grid.configure_training(jobs, tensorboard)
             executors.choose_executor(grid, executor, address)
         with process.finishing_work_in_flight():

@@ -1,12 +1,13 @@
 """Reads an experiment file: YAML, then `--set` overrides, then the settings models.
 
 All problems of a file are reported together. A file holds one document without YAML tags. A `task:`
-that is a path is read from that file. Paths are relative to the file that names them. Class names
-and label tokens are read as written: `no` and `1` stay words.
+that is a path or a name is read from that file, as are those of `tasks:`. Paths are relative to the
+file that names them. Class names and label tokens are read as written: `no` and `1` stay words.
 """
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,22 @@ import pydantic
 from .errors import UserError, did_you_mean
 from .settings import FILE_NAME_PATTERN, Experiment, Task
 from .settings.problems import format_problems
-from .task_files import DATA_PATHS, WORD_SECTIONS, anchor_paths, read_task
+from .task_files import DATA_PATHS, WORD_SECTIONS, anchor_paths, read_task, read_tasks
 from .yaml_files import holds_words, parse_yaml, read_yaml
 
 SPEC_KEYS = ("text_type", "label_type", "labels")  # of a task specification
 MAX_VARIANTS = 1_000  # of a sweep
+Override = tuple[str, Any, str]  # key, value, and what messages call it
 
 
 def load_experiments(path: Path, overrides: Sequence[str] = ()) -> list[Experiment]:
-    """Return the experiments that a file describes: one for each variant of its `sweep`, or one.
+    """Return the experiments that a file describes: one for each task and variant of its `sweep`.
 
     Args:
         path: the YAML file.
-        overrides: `a.b.c=value`; the value is YAML and may be a whole mapping. Overriding a key
-            removes it from the sweep.
+        overrides: `a.b.c=value`; the value is YAML and may be a whole mapping. Overriding a swept
+            key removes it from the sweep; a key below a swept one is set in each of its values, and
+            a key below `task` in each of the `tasks`.
 
     Raises:
         UserError: with every problem of the file and the key of each.
@@ -58,12 +61,20 @@ def experiments_of(
     """
     raw["name"] = path.stem if raw.get("name") is None else raw["name"]
     raw["sweep"] = {} if raw.get("sweep") is None else raw["sweep"]
-    if isinstance(raw.get("task"), str):
+    if raw.get("tasks") is not None:
+        if raw.get("task") is not None:
+            raise UserError(f"{path}: has both `task` and `tasks`", "remove one of them")
+        raw["tasks"] = read_tasks(path, raw["tasks"])
+    elif isinstance(raw.get("task"), str):
         _set(raw, "task", raw["task"], path, str(path))
-    for override in overrides:
-        _override(raw, override, path)
+    below_sweep = []
+    # Keys below `task` reach every task, also those that a later `--set tasks=` names.
+    for override in sorted(overrides, key=lambda item: not re.match(r"\s*tasks\s*=", item)):
+        below_sweep += _override(raw, override, path)
     experiments = [
-        _validate(path, variant, raw_variant) for variant, raw_variant in _variants(raw, path)
+        _validate(path, variant, raw_variant)
+        for raw_task in _each_task(raw, path)
+        for variant, raw_variant in _variants(raw_task, path, below_sweep)
     ]
     settings = [experiment.model_dump(exclude={"sweep"}) for experiment in experiments]
     for index, experiment in enumerate(experiments):
@@ -113,17 +124,31 @@ def load_specs(path: Path, task: Task) -> list[Task]:
     return tasks
 
 
-def _override(raw: dict[str, Any], override: str, path: Path) -> None:
+def _override(raw: dict[str, Any], override: str, path: Path) -> list[Override]:
+    """Set a key; return what is to be set in each variant, because it is below a swept key."""
     key, equals, value = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise UserError(f"--set {override}: expected key=value", "for example --set augment.k=4")
     where = f"--set {key}"
     words = holds_words(key, WORD_SECTIONS)
-    _set(raw, key, parse_yaml(value, where, WORD_SECTIONS, words), path, where)
-    sweep = raw["sweep"]
-    if isinstance(sweep, dict):
-        raw["sweep"] = {name: sweep[name] for name in sweep if not _overlap(key, name)}
+    parsed = parse_yaml(value, where, WORD_SECTIONS, words)
+    sweep = raw["sweep"] if isinstance(raw["sweep"], dict) else {}
+    if any(key.startswith(f"{name}.") for name in sweep):
+        return [(key, parsed, where)]
+    if key == "task" and (swept := [name for name in sweep if name.startswith("task.")]):
+        raise UserError(
+            f"{where}: the config sweeps {swept[0]}, which another task would drop",
+            "give --set sweep={} before it to drop the sweep, or set the keys below task",
+        )
+    if key == "tasks" and "task" in sweep:
+        raise UserError(f"{where}: the config sweeps task", "choose with --set sweep.task=[...]")
+    _set(raw, key, parsed, path, where)
+    if isinstance(raw["sweep"], dict):
+        raw["sweep"] = {
+            name: values for name, values in raw["sweep"].items() if not _overlap(key, name)
+        }
+    return []
 
 
 def _overlap(key: str, other: str) -> bool:
@@ -131,12 +156,40 @@ def _overlap(key: str, other: str) -> bool:
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> None:
-    """Set the value at a dotted key; a task file is read at once: its keys may be set next."""
+    """Set the value at a dotted key; task files are read at once: their keys may be set next."""
+    tasks = raw.get("tasks")
+    if key == "tasks":
+        raw.pop("task", None)
+        raw["tasks"] = read_tasks(path, value, tasks or ())
+        return
+    if tasks and key == "task":
+        names = ", ".join(task["name"] for task in tasks)
+        raise UserError(
+            f"{where}: the config has several tasks: {names}",
+            f"choose among them with --set tasks=[{tasks[0]['name']}]; --set task.KEY=VALUE "
+            "reaches each of them",
+        )
+    if tasks and key.startswith("task."):
+        for task in tasks:
+            _put(task, key.split(".")[1:], _copy(value), where)
+        return
     if key == "task" and isinstance(value, str):
         value = read_task(path, value)
     # The keys of a sweep contain dots.
     keys = key.split(".", 1) if key.startswith("sweep.") else key.split(".")
     _put(raw, keys, value, where)
+
+
+def _each_task(raw: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the keys with each of the tasks; without `tasks`, the keys as they are."""
+    if not (tasks := raw.get("tasks")):
+        yield raw
+        return
+    if isinstance(raw["sweep"], dict) and "task" in raw["sweep"]:
+        raise UserError(f"{path}: sweep: task is given by `tasks`", "remove it from the sweep")
+    names = [task["name"] for task in tasks]
+    for task in tasks:
+        yield {**raw, "tasks": names, "task": task}
 
 
 def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
@@ -162,7 +215,9 @@ def _put(raw: Any, keys: Sequence[str], value: Any, where: str) -> None:
         raw = raw[index]
 
 
-def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _variants(
+    raw: dict[str, Any], path: Path, below_sweep: Sequence[Override]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     sweep = raw["sweep"]
     if not isinstance(sweep, dict) or not all(
         isinstance(values, list) and values for values in sweep.values()
@@ -180,8 +235,13 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         variant = dict(zip(sweep, values, strict=True))
         # Variants must not share the mappings that `_put` writes into, not even those of an alias.
         raw_variant = _copy(raw)
+        names = raw_variant.pop("tasks", None)
         for key, value in variant.items():
             _set(raw_variant, key, _copy(value), path, f"{path}: sweep: {key}")
+        for key, value, where in below_sweep:
+            _set(raw_variant, key, _copy(value), path, where)
+        if names:
+            raw_variant["tasks"] = names
         yield variant, raw_variant
 
 
@@ -192,8 +252,10 @@ def _copy(value: Any) -> Any:
 
 
 def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Experiment:
-    task = raw.get("task")
+    task, where = raw.get("task"), str(path)
     if isinstance(task, dict):
+        if raw.get("tasks"):
+            where += f", task {task.get('name')}"
         name = str(raw.get("name"))
         # A bad name is reported once, for the experiment.
         task.setdefault("name", name if FILE_NAME_PATTERN.fullmatch(name) else "task")
@@ -211,7 +273,7 @@ def _validate(path: Path, variant: dict[str, Any], raw: dict[str, Any]) -> Exper
         experiment = Experiment.model_validate(raw)
     except pydantic.ValidationError as error:
         raise UserError(
-            format_problems(path, raw, error),
+            format_problems(where, raw, error),
             "fix the file, or override a key with --set key=value",
         ) from None
     experiment._variant.update(variant)

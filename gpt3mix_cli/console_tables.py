@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 def plan_table(plan: "Plan") -> Table:
     """Return a row for each cell of a plan, and one for all."""
     table = _empty_table(["cell", "rows", "held", "requests", "read", "written", "usd", "trials"])
-    variant: Mapping[str, Any] = {}
-    for cell in plan.as_json()["cells"]:
-        if cell["variant"] != variant:
-            variant = cell["variant"]
-            table.add_row(Text(variant_name(variant), "bold"))
+    cells, heading = plan.as_json()["cells"], ""
+    names_tasks = len({cell["task"] for cell in cells}) > 1
+    for cell in cells:
+        words = [cell["task"] if names_tasks else "", variant_name(cell["variant"])]
+        if (name := " ".join(filter(None, words))) != heading:
+            heading = name
+            table.add_row(Text(name, "bold"))
         draws = f" x{cell['draws']}" if cell["draws"] > 1 else ""
         table.add_row(f"{cell['level']} seed {cell['seed']}{draws}", *_plan_values(cell))
     table.add_section()

@@ -17,7 +17,7 @@ from .duplicates import copy_key, describe_copies
 from .errors import NO_CALLBACKS, Callbacks, UserError, shown_list
 from .labelled_rows import BadRow, read_labelled_rows
 from .records import Example, hash_rows
-from .settings import SPLITS, Task, generator
+from .settings import SPLITS, Split, Task, generator
 
 VALIDATION_ROWS = 4000  # taken from train without a validation split, as in the reference code
 
@@ -30,12 +30,13 @@ class Splits:
         train: rows to draw from.
         validation: rows for early stopping.
         test: rows for the results.
-        test_rows_in_train: test rows with a text that is also in train.
+        all_test: the test rows, of which `test` may be a part; empty: they are `test`.
+        test_rows_in_train: test rows (all) with a text that is also in train.
         taken_rows: number of published training rows that are validation rows here.
         division: how all rows were divided, if the task has no test split.
         replaces_division: whether an earlier division could not be followed.
         bad_rows: rows that were left out.
-        sha: hash of each split's rows.
+        sha: hash of each split's rows, and of `all_test`.
     """
 
     train: list[Example]
@@ -46,25 +47,32 @@ class Splits:
     division: Division | None = None
     replaces_division: bool = False
     bad_rows: Sequence[BadRow] = ()
+    all_test: Sequence[Example] = ()
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", {name: hash_rows(getattr(self, name)) for name in SPLITS})
+        sha: dict[str, str] = {name: hash_rows(getattr(self, name)) for name in SPLITS}
+        sha["all_test"] = hash_rows(self.all_test) if self.all_test else sha["test"]
+        object.__setattr__(self, "sha", sha)
+        object.__setattr__(self, "all_test", self.all_test or self.test)
 
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """Which rows test, if the task has no test split.
+    """Which rows are test rows.
 
     Attributes:
         data_seed: selects the fold.
-        kept: the file of an earlier division, which is followed if it exists.
+        kept: the file of an earlier division of a task without a test split, which is followed if
+            it exists.
         divides_anew: replace an earlier division that cannot be followed; by default an error.
+        test_rows: as `validation` of `load_splits`: how many of the test rows to use.
     """
 
     data_seed: int = 0
     kept: Path | None = None
     divides_anew: bool = False
+    test_rows: int | str = "full"
 
 
 def load_splits(
@@ -83,7 +91,7 @@ def load_splits(
         validation: `full`, a number of rows, or `n/class`.
         fraction: the most validation rows that are taken from each class of train.
         callbacks: for warnings.
-        choice: of test rows, if the task has no test split.
+        choice: of test rows.
 
     Raises:
         UserError: with the file and line, or the split, that is wrong.
@@ -111,7 +119,7 @@ def load_splits(
     is_taken = not held_out
     if is_taken:
         held_out = _take_validation(task, train, master_seed, fraction)
-    held_out = _choose_validation(held_out, validation, task.classes, master_seed, callbacks)
+    held_out = _choose_rows("validation", held_out, validation, task, master_seed, callbacks)
     num_rows = len(train)
     if is_taken:
         taken = {copy_key(row.text) for row in held_out}
@@ -122,7 +130,10 @@ def load_splits(
     texts = {row.text for row in train}
     num_copies = sum(row.text in texts for row in test)
     num_taken = num_rows - len(train)
-    return Splits(train, held_out, test, num_copies, num_taken, division, replaces, bad_rows)
+    tested = _choose_rows("test", test, choice.test_rows, task, master_seed, callbacks)
+    return Splits(
+        train, held_out, tested, num_copies, num_taken, division, replaces, bad_rows, test
+    )
 
 
 def _warn_of_copies(
@@ -260,11 +271,18 @@ def _take_validation(task: Task, train: list[Example], seed: int, fraction: floa
     return [row for row in train if row.id in ids]
 
 
-def _choose_validation(
-    rows: list[Example], wanted: int | str, classes: Sequence[str], seed: int, callbacks: Callbacks
+def _choose_rows(
+    split: Split,
+    rows: list[Example],
+    wanted: int | str,
+    task: Task,
+    seed: int,
+    callbacks: Callbacks,
 ) -> list[Example]:
+    """Return a seeded, class-balanced part of a split, in its order."""
     if wanted == "full" or not rows:
         return rows
+    classes = task.classes
     counts = (
         split_evenly(wanted, len(classes))
         if isinstance(wanted, int)
@@ -274,9 +292,9 @@ def _choose_validation(
     for (label, members), count in zip(group_by_class(rows, classes).items(), counts, strict=True):
         if len(members) < count:
             callbacks.warn(
-                f"validation: class '{label}' has {len(members)} rows, {count} are wanted; "
+                f"{split}: class '{label}' has {len(members)} rows, {count} are wanted; "
                 "all of them are used"
             )
-        random = generator(seed, "validation rows", label)
+        random = generator(seed, f"{split} rows", label)
         ids.update(row.id for row in random.sample(members, min(count, len(members))))
     return [row for row in rows if row.id in ids]

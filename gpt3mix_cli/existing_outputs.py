@@ -203,6 +203,17 @@ def names_that_differ(
     return set(_unequal(settings_of, wanted)), set(_unequal(manifest.inputs, inputs))
 
 
+def differs_only_in(
+    output: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], prefix: str
+) -> bool:
+    """Return whether an output that exists differs in settings whose names begin like this only."""
+    manifest = None if output == STDIO else read_manifest(output)
+    if manifest is None:
+        return False
+    names, changed = names_that_differ(manifest, settings, inputs)
+    return not changed and all(name.startswith(prefix) for name in names)
+
+
 def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 

@@ -1,13 +1,13 @@
 """Cells, and where every file of a cell is: the path is the key.
 
-    <out>/<name>[/<variant>]/<level>/seed-<s>/
+    <out>/<name>[/<task>][/<variant>]/<level>/seed-<s>/
         train.jsonl                          the subsample
         <method>.jsonl                       synthetic rows
         <method>.draw-<d>.jsonl              further synthetic sets
         trials/<method>.<classifier>.jsonl   trials
     <out>/<name>/report/                     the report
-    <out>/<name>/split.json                  which rows are test rows, if the task has no test split
-    <out>/<name>/skipped.csv                 rows that were left out
+    <out>/<name>[/<task>]/split.json         which rows are test rows, if the task has no test split
+    <out>/<name>[/<task>]/skipped.csv        rows that were left out
     <out>/<name>/review.csv                  the synthetic rows, for a person to review
 
 Companion files take the name of the file that they belong to: `eda.jsonl`, `eda.rejects.jsonl`,
@@ -76,20 +76,22 @@ class Cell:
         variant: the swept settings, key -> value; empty without a sweep.
         level: as the config spells it, such as `1%`, `8/class` or `full`.
         data_seed: seed of the subsample.
+        one_of_tasks: whether the experiment has `tasks`, so that paths and labels name this one.
     """
 
     task: str
     variant: Mapping[str, Any]
     level: str
     data_seed: int
+    one_of_tasks: bool = False
 
     def __hash__(self) -> int:
         # A variant holds mappings and lists, which have no hash.
         return hash((self.task, *self.variant, self.level, self.data_seed))
 
     def __str__(self) -> str:  # as progress bars name it
-        variant = variant_name(self.variant)
-        return f"{f'{variant} ' if variant else ''}{self.level} seed {self.data_seed}"
+        words = [self.task if self.one_of_tasks else "", variant_name(self.variant), self.level]
+        return f"{' '.join(filter(None, words))} seed {self.data_seed}"
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,17 @@ class Layout:
         """The report over all cells."""
         return report_folder(self.root)
 
-    def data_path(self, name: str, variant: Mapping[str, Any]) -> Path:
-        """Return where a file about the data is: variants that sweep the task have their own."""
+    def data_path(self, name: str, variant: Mapping[str, Any], task: str = "") -> Path:
+        """Return where a file about the data is: variants that sweep the task have their own.
+
+        Args:
+            name: of the file.
+            variant: the swept settings.
+            task: name of the task, if the experiment has several.
+        """
         sweeps_task = any(key == "task" or key.startswith("task.") for key in variant)
         own = variant_name(variant, as_path=True) if sweeps_task else ""
-        return self.root / own / name
+        return self.root / task / own / name
 
     @property
     def review_path(self) -> Path:
@@ -167,7 +175,8 @@ def _cell_folder(out: Path, name: str, cell: Cell) -> Path:
     variant = variant_name(cell.variant, as_path=True)
     # A sweep over the name of the experiment has a folder for each.
     root = str(cell.variant.get("name", name))
-    return out.joinpath(root, variant, level_name(cell.level), f"seed-{cell.data_seed}")
+    task = cell.task if cell.one_of_tasks else ""
+    return out.joinpath(root, task, variant, level_name(cell.level), f"seed-{cell.data_seed}")
 
 
 # Companion files -----------------------------------------------------------------------------
@@ -246,4 +255,5 @@ def tensorboard_folder(root: Path, key: TrialKey, trial: int) -> Path:
     """Return where a trial's epochs go for TensorBoard."""
     variant = variant_name(key.cell.variant, as_path=True)
     name = f"{level_name(key.cell.level)}-trial-{trial}"
-    return root / variant / key.method / key.classifier / name
+    task = key.cell.task if key.cell.one_of_tasks else ""
+    return root / task / variant / key.method / key.classifier / name

@@ -57,7 +57,8 @@ class Example(Record):
     label: str
 
 
-OMIT_IF_EMPTY = ("perplexity", "bounded", "edited")  # fields that most rows do not have
+# Fields that most rows do not have.
+OMIT_IF_EMPTY = ("perplexity", "bounded", "edited", "n_test_all")
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +145,7 @@ class Trial(Record):
     version: str | None = None
     tokens_per_prediction: float | None = Field(None, ge=0, le=1e15)
     synthetic_weight: float | None = Field(None, ge=0, le=1e15)
+    n_test_all: int | None = None
 
 
 class Manifest(BaseModel):

@@ -113,7 +113,7 @@ def subsample(
     if splits.taken_rows:
         settings["taken_rows"] = splits.taken_rows
     # Test rows change no draw, but the manifest counts those that are in train too.
-    inputs = {"train": splits.sha["train"], "test": splits.sha["test"]}
+    inputs = {"train": splits.sha["train"], "test": splits.sha["all_test"]}
     if result := up_to_date_result(output, settings, inputs, options):
         return result
     started = time.monotonic()

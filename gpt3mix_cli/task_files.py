@@ -49,6 +49,43 @@ def read_task(path: Path, task: str) -> Any:
     return raw
 
 
+def read_tasks(path: Path, tasks: Any, known: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """Return the keys of each of several tasks, with their names.
+
+    Args:
+        path: the experiment's file, for relative paths and messages.
+        tasks: a list of paths, names and mappings.
+        known: earlier tasks of the experiment, which a name may mean too.
+
+    Raises:
+        UserError: if an entry is not a task, or two have one name.
+    """
+    example = "for example tasks: [sst2, cr, tasks/own.yaml]"
+    if not isinstance(tasks, list) or not tasks:
+        raise UserError(f"{path}: tasks: expected a list of tasks", example)
+    by_name = {task["name"]: task for task in known}
+    results: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(tasks, 1):
+        where = f"{path}: tasks: entry {number}"
+        task = entry
+        if isinstance(entry, str):
+            task = by_name[entry] if entry in by_name else read_task(path, entry)
+        if not isinstance(task, dict):
+            raise UserError(f"{where} is not a task", example)
+        if not isinstance(name := task.get("name"), str) or not FILE_NAME_PATTERN.fullmatch(name):
+            raise UserError(
+                f"{where} has no name that can be a folder of results",
+                "give it a `name:` of letters, digits, '.', '_', '+' and '-'",
+            )
+        if name in results or name == "report":  # the folder of the report
+            problem = "another task has too" if name in results else "the report's folder has"
+            raise UserError(
+                f"{where} has the name '{name}', which {problem}", "give another `name:`"
+            )
+        results[name] = task
+    return list(results.values())
+
+
 def _find_task(path: Path, task: str) -> Path:
     # Unlike `Path.expanduser`, an unknown user is no error here: there is no such file.
     file = path.parent / os.path.expanduser(task)

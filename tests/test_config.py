@@ -94,8 +94,8 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         "  task.data: unknown kind 'demos'; did you mean 'demo'? (known: hub, files, demo)",
         "  task.labels: at least two classes are needed",
         "  trails: unknown key; did you mean 'trials'? "
-        "(known here: name, preset, task, subsample, lm, augment, baselines, classifiers, trials, "
-        "budget, resources, sweep)",
+        "(known here: name, preset, task, tasks, subsample, lm, augment, baselines, classifiers, "
+        "trials, budget, resources, sweep)",
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
-from gpt3mix_cli.data import Splits, group_by_class, load_splits, split_evenly
+from gpt3mix_cli.data import SplitChoice, Splits, group_by_class, load_splits, split_evenly
 from gpt3mix_cli.duplicates import copy_key
 from gpt3mix_cli.errors import Callbacks, UserError
 from gpt3mix_cli.records import Augmented, Example
@@ -856,7 +856,7 @@ def test_hashes_follow_the_rows(make_task: MakeTask) -> None:
         second.sha["test"],
         second.sha["validation"],
     )
-    assert Splits([], [], []).sha.keys() == {"train", "validation", "test"}
+    assert Splits([], [], []).sha.keys() == {"train", "validation", "test", "all_test"}
 
 
 @example_settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -970,3 +970,34 @@ def test_classes_keep_the_tasks_order() -> None:
     groups = group_by_class(rows, ["b", "c", "a"])
     assert list(groups) == ["b", "c", "a"]
     assert [[row.id for row in group] for group in groups.values()] == [["1", "3"], [], ["0", "2"]]
+
+
+# A part of the test rows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "counts"), [(20, (10, 10)), ("7/class", (7, 7)), (21, (11, 10))]
+)
+def test_a_part_of_the_test_rows_is_seeded_balanced_and_in_order(
+    wanted: int | str, counts: tuple[int, int]
+) -> None:
+    task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
+    whole = load_splits(task, 42)
+    part = load_splits(task, 42, choice=SplitChoice(test_rows=wanted))
+    assert tuple(sum(row.label == name for row in part.test) for name in task.classes) == counts
+    assert part.test == [row for row in whole.test if row in part.test]
+    assert part.all_test == whole.test == whole.all_test
+    assert part.sha["test"] != whole.sha["test"] == whole.sha["all_test"] == part.sha["all_test"]
+    assert (part.train, part.validation) == (whole.train, whole.validation)
+    assert part.test == load_splits(task, 42, choice=SplitChoice(test_rows=wanted)).test
+    assert part.test != load_splits(task, 43, choice=SplitChoice(test_rows=wanted)).test
+
+
+def test_more_test_rows_than_there_are_is_a_warning() -> None:
+    task = Task.model_validate({"name": "demo", "data": {"kind": "demo"}, "labels": ["pos", "neg"]})
+    warnings: list[str] = []
+    splits = load_splits(
+        task, 42, callbacks=Callbacks(warn=warnings.append), choice=SplitChoice(test_rows=1_000)
+    )
+    assert len(splits.test) == 370
+    assert any("test: class 'pos' has 185 rows, 500 are wanted" in text for text in warnings)

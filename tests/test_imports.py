@@ -21,15 +21,15 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
     "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
-    "files", "folders", "jsonl", "labelled_rows", "layout", "machine", "pretrained", "quiet",
-    "records", "settings", "stopping", "table_copies", "tables", "task_files", "text_tables",
-    "user_cache", "workbook_tables", "yaml_files",
+    "files", "folders", "jsonl", "labelled_rows", "layout", "machine", "near_duplicates",
+    "pretrained", "quiet", "records", "settings", "stopping", "table_copies", "tables",
+    "task_files", "text_tables", "user_cache", "workbook_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
     "cli", "cli_emit", "cli_executors", "cli_fit", "cli_hints", "cli_init", "cli_labels",
-    "cli_options", "cli_report", "cli_run", "cli_tasks",
+    "cli_options", "cli_report", "cli_rows", "cli_run", "cli_tasks",
     "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 API = {"api", "api_messages", "api_rows"}
@@ -42,6 +42,7 @@ STAGES_WITH_LM = {"augment", "train"}
 HEAVY = {
     "aiohttp": {"lm.openai"},
     "datasets": {"folders", "labelled_rows"},
+    "datasketch": {"near_duplicates"},
     "gguf": {"lm.local"},
     "httpx2": {"lm.openai"},
     "huggingface_hub": {
@@ -103,7 +104,7 @@ LIGHT = {
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
     "typer": {
         *("cli", "cli_executors", "cli_fit", "cli_init", "cli_labels"),
-        *("cli_options", "cli_report", "cli_run", "cli_tasks"),
+        *("cli_options", "cli_report", "cli_rows", "cli_run", "cli_tasks"),
     },
     "yaml": {"yaml_files"},
 }

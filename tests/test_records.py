@@ -176,7 +176,7 @@ def test_keys_have_the_order_of_the_fields_with_unknown_ones_last() -> None:
         "ece valid_accuracy best_epoch epochs seconds predicted_classes confusion train_sha "
         "test_sha tokens usd settings version "
         "tokens_per_prediction "
-        "synthetic_weight"
+        "synthetic_weight n_test_all"
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..duplicates import copy_key, normalize_text
 from ..errors import UserError
 from ..lm import THINKING_REMEDY
+from ..near_duplicates import NearDuplicates
 from ..records import Augmented, Example, Reject
 from ..settings import FilterSettings
 
@@ -41,6 +42,8 @@ REMEDIES = {
     "min_label_mass": f"{_LABEL_WORDS}, or lower augment.filter.min_label_mass",
     "copy_of_real": _COPIES,
     "max_parent_overlap": _COPIES,
+    "max_similarity": "raise augment.filter.max_similarity or augment.temperature, or use a larger "
+    "LM: this one writes nearly the same texts again",
     "repeat": "raise augment.temperature, or use a larger LM: this one writes the same texts again",
     "max_repetition": "raise augment.temperature or augment.frequency_penalty, or use a larger LM",
     "reject_test_copies": "use an LM that has not read the test rows, or test rows that it cannot "
@@ -89,6 +92,11 @@ class RowFilter:
         test = test if settings.reject_test_copies else ()
         self._test_texts = {copy_key(row.text): row.id for row in test}
         self._kept_texts: dict[str, str] = {}
+        self._similar_texts: NearDuplicates | None = None
+        if settings.max_similarity is not None:
+            self._similar_texts = NearDuplicates(settings.max_similarity)
+            for example in examples:
+                self._similar_texts.add(example.text, example.id)
         characters = {character for row in examples for character in row.text}
         self._scripts = set(count_scripts("".join(characters)))
         if settings.max_disagreement is not None:
@@ -109,6 +117,8 @@ class RowFilter:
                 detail=failure[1],
             )
         self._kept_texts[text] = row.id
+        if self._similar_texts:
+            self._similar_texts.add(row.text, row.id)
         return row
 
     def _failures(self, row: Augmented, text: str) -> Iterator[tuple[str, str]]:
@@ -126,6 +136,8 @@ class RowFilter:
         if settings.max_words is not None and len(words) > settings.max_words:
             yield "max_words", f"{len(words)} words"
         yield from self._check_overlap(row, words)
+        if self._similar_texts and (match := self._similar_texts.find(row.text)):
+            yield "max_similarity", f"{match.similarity:.0%} like {match.key}"
         limit = settings.max_repetition
         if limit is not None and (fraction := repetition(words)) > limit:
             yield "max_repetition", f"{fraction:.0%} is repetition"

@@ -20,11 +20,15 @@ from typing import Any
 
 from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
-from ..existing_outputs import expect_output, locked_unless_up_to_date, protect_output
+from ..existing_outputs import (
+    differs_only_in,
+    expect_output,
+    locked_unless_up_to_date,
+    protect_output,
+)
 from ..files import STDIO
 from ..layout import rejects_path
 from ..lm import next_block_start
-from ..method.labels import LOW_LABEL_MASS
 from ..records import (
     Augmented,
     Example,
@@ -38,10 +42,11 @@ from ..records import (
     to_json_line,
 )
 from ..settings import FilterSettings
-from ..stopping import stop_if_requested
-from .filter import RowFilter, suggest_remedy
+from ..stopping import INTERRUPTED, Interrupted, is_stop_requested
+from .filter import RowFilter
 from .protocol import Augmenter, RowGenerator, TextEditor, edited_line_renderer
-from .statistics import Statistics, doubts
+from .remarks import require_complete, warn_of_doubts
+from .statistics import Statistics
 
 WriteLine = Callable[[str], object]
 
@@ -58,6 +63,8 @@ class AugmentOptions:
         filter: thresholds of the filter, for a generator.
         test: rows of which the filter rejects copies.
         test_sha: their hash, if it is known.
+        tops_up: the LM is asked for rows that are missing; otherwise its earlier answers are
+            filtered and labelled anew, which may replace a finished set.
     """
 
     ratio: float
@@ -67,6 +74,7 @@ class AugmentOptions:
     filter: FilterSettings = field(default_factory=FilterSettings)
     test: Sequence[Example] = ()
     test_sha: str = ""
+    tops_up: bool = True
 
     def num_rows(self, num_examples: int) -> int:
         """Return how many synthetic rows are wanted."""
@@ -172,7 +180,9 @@ def augment(
     with locked_unless_up_to_date(output, settings, inputs, options) as result:
         if result:
             return result
-        protect_output(output, options, settings, inputs)
+        # Rows that another filter takes out come back from the journal.
+        keeps = quota.tops_up or not differs_only_in(output, settings, inputs, "filter.")
+        protect_output(output, options, settings, inputs, keep_finished=keeps)
         started = time.monotonic()
         try:
             # A local LM takes a while to label some real rows.
@@ -208,11 +218,11 @@ def augment(
     if sink.stopped:
         raise IncompleteOutput(
             f"{output}: {sink.kept} of {wanted} rows: {sink.stopped.message}",
-            sink.stopped.hint,
+            sink.stopped.hint if quota.tops_up else "leave out --no-top-up to ask for the others",
             result,
         )
-    _warn(result, options.callbacks)
-    _require_complete(result)
+    warn_of_doubts(result, options.callbacks)
+    require_complete(result)
     return result
 
 
@@ -329,7 +339,9 @@ def _run_editor(
     render_line = edited_line_renderer(examples, method, classes)
     seen: set[int] = set()  # hashes: a million texts would fill the memory
     for attempt, text in enumerate(editor.edit_texts(examples, 0, wanted, quota.seed)):
-        stop_if_requested()
+        if is_stop_requested():
+            sink.stopped = Interrupted(INTERRUPTED)
+            break
         parent = examples[attempt % num_examples]
         sink.write_row(render_line(text, attempt))
         sink.statistics.count(text, parent.label, classes)
@@ -341,7 +353,7 @@ def _run_editor(
             sink.repeated += key in seen
             seen.add(key)
         callbacks.progress(method, attempt + 1, wanted)
-    sink.asked = wanted
+    sink.asked = sink.kept
 
 
 def _cost_so_far(augmenter: Augmenter, kept: int, wanted: int) -> str:
@@ -357,40 +369,3 @@ def count_tokens(usage: Mapping[str, int]) -> int | None:
     """Return the sum of all counts of tokens; None if there are none."""
     tokens = [count for name, count in usage.items() if name.endswith("_tokens")]
     return sum(tokens) if tokens else None
-
-
-# Remarks -----------------------------------------------------------------------------------------
-
-
-def _warn(result: StageResult, callbacks: Callbacks) -> None:
-    counts, output = result.manifest.counts, result.output
-    if shortened := counts.get("shortened"):
-        callbacks.warn(
-            f"{output}: {shortened} of {counts['asked']} prompts were longer than the LM's context "
-            "and lost examples; a row's parents are those left"
-        )
-    mass = counts["statistics"].get("label_mass")
-    if mass and mass["mean"] < LOW_LABEL_MASS:
-        classes = Counter(counts["statistics"]["classes"]).most_common()
-        labels = ", ".join(f"{count} {label}" for label, count in classes if count)
-        callbacks.warn(
-            f"{output}: the mean label mass is {mass['mean']:.1%}, so the LM's labels ({labels}) "
-            "are unreliable; see `gpt3mix guide language-models`"
-        )
-    for warning in doubts(counts, result.manifest.settings):
-        callbacks.warn(f"{output}: {warning}")
-
-
-def _require_complete(result: StageResult) -> None:
-    if result.manifest.complete:
-        return
-    counts, output = result.manifest.counts, result.output
-    rejected = Counter(counts["rejected"]).most_common()
-    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected) or "none"
-    raise IncompleteOutput(
-        f"{output}: {counts['kept']} of {counts['wanted']} rows after {counts['asked']} requests "
-        f"(rejected: {reasons})",
-        f"see {rejects_path(output)}; {suggest_remedy(counts['rejected']) or 'use another LM'}; "
-        "or raise augment.attempts; and run again: answers are kept",
-        result,
-    )

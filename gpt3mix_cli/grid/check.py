@@ -51,8 +51,10 @@ def check(grid: Grid) -> Iterator[Finding]:
     Every variant of a sweep is checked; what several variants have in common is checked once.
     """
     first, count = grid.experiments[0], len(grid.experiments)
-    variants = f", {count} variants" if count > 1 else ""
-    yield Finding("config", True, f"{first.name}: methods {', '.join(first.methods)}{variants}")
+    tasks = f", tasks {', '.join(first.tasks)}" if first.tasks else ""
+    variants = f", {count} variants" if count > max(1, len(first.tasks)) else ""
+    methods = ", ".join(first.methods)
+    yield Finding("config", True, f"{first.name}: methods {methods}{tasks}{variants}")
     done: set[str] = set()
     for experiment in grid.experiments:
         for what, key, run in _checks(grid, experiment):
@@ -72,7 +74,8 @@ def check(grid: Grid) -> Iterator[Finding]:
 def _checks(grid: Grid, experiment: Experiment) -> Iterator[Check]:
     task, augment = experiment.task.model_dump(), experiment.augment
     labels, subsample = experiment.task.labels, experiment.subsample.model_dump()
-    yield "data", [task, subsample, augment.k], partial(_data, grid, experiment)
+    name = f"data of {experiment.task.name}" if experiment.tasks else "data"
+    yield name, [task, subsample, augment.k], partial(_data, grid, experiment)
     if experiment.lm:
         key = [experiment.lm.model_dump(), augment.k, augment.max_tokens, task]
         yield "lm", key, partial(_lm, grid, experiment)
@@ -99,9 +102,10 @@ def _data(grid: Grid, experiment: Experiment) -> str:
                 f"augment.k is {k}, but level {level} has only {num_rows} rows",
                 "lower augment.k, or raise the level",
             )
+    part = f" of {len(splits.all_test)}" if len(splits.test) < len(splits.all_test) else ""
     return (
         f"{len(splits.train)} train, {len(splits.validation)} validation, "
-        f"{len(splits.test)} test rows; classes {', '.join(classes)}"
+        f"{len(splits.test)}{part} test rows; classes {', '.join(classes)}"
     )
 
 

@@ -129,7 +129,9 @@ def _trials_paths(
     return [
         grid.layout.trials_path(TrialKey(cell, method, classifier.name))
         for cell in cells
-        if cell.variant == experiment.variant and experiment.trials_for(classifier, cell.data_seed)
+        if cell.task == experiment.task.name
+        and cell.variant == experiment.variant
+        and experiment.trials_for(classifier, cell.data_seed)
     ]
 
 

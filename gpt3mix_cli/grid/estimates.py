@@ -67,6 +67,7 @@ class CellEstimate:
     def as_json(self) -> dict[str, Any]:
         """Return the values of `plan --json`."""
         return {
+            "task": self.cell.task,
             "variant": self.cell.variant,
             "level": self.cell.level,
             "seed": self.cell.data_seed,

@@ -107,7 +107,7 @@ def fit(
     candidates = find_candidates(grid, cells, finished)
     best = candidates[0]
     seed = best.experiment.subsample.seeds[0]
-    cell = Cell(best.experiment.task.name, best.variant, "full", seed)
+    cell = grid.cell(best.experiment, "full", seed)
     runner = _development_runner(grid, best, cell)
     data = runner.data
     num_rows = len(data.validation)
@@ -147,11 +147,18 @@ def _check_experiments(grid: Grid) -> None:
     for name in lm_only:
         grid.callbacks.warn(f"classifier '{name}' trains no weights, so fit leaves it out")
     for other in grid.experiments[1:]:
-        same_rows = other.task.data == first.task.data and other.task.classes == first.task.classes
+        same_rows = (other.task.name, other.task.data, other.task.classes) == (
+            first.task.name,
+            first.task.data,
+            first.task.classes,
+        )
         if not same_rows:
+            problem, choice = "the sweep changes the task's rows or classes", "task=FILE"
+            if first.tasks:
+                problem, choice = "the config has several tasks", f"tasks=[{first.task.name}]"
             raise UserError(
-                "the sweep changes the task's rows or classes, and fit makes one model",
-                "choose one with --set, such as --set task=FILE",
+                f"{problem}, and fit makes one model",
+                f"choose one with --set, such as --set {choice}",
             )
 
 

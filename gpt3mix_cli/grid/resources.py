@@ -46,6 +46,7 @@ class Resources:
         self._kept: set[Path] = set()
         self.executor: Executor = SerialExecutor()  # opens the LM and classifiers
         self._cache: dict[str, Any] = {}
+        self._failures: dict[str, UserError] = {}  # of data and tokenizers
         self._unavailable: dict[str, UnavailableClassifier] = {}
         self._splits: dict[tuple[int, int], tuple[Experiment, data.Splits]] = {}
         self._kept_splits: set[int] = set()  # by their id
@@ -62,17 +63,19 @@ class Resources:
     def _load_splits(self, experiment: Experiment, seed: int) -> data.Splits:
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
-        path = self._layout.data_path(SPLIT_FILE, experiment.variant)
-        choice = data.SplitChoice(seed, path, self._divides_anew)
+        path = self._data_path(SPLIT_FILE, experiment)
+        choice = data.SplitChoice(seed, path, self._divides_anew, subsample.test)
 
         def load() -> data.Splits:
             with in_progress(self._callbacks, f"reading the data of {task.name}"):
                 return data.load_splits(task, *chosen, self._callbacks, choice)
 
-        return self._cached(
-            ["data", task.model_dump(), *chosen, seed, str(path)],
-            load,
-        )
+        key = ["data", task.data.model_dump(), task.labels, *chosen, seed, subsample.test]
+        return self._cached([*key, str(path)], load, failure_key=key)
+
+    def _data_path(self, name: str, experiment: Experiment) -> Path:
+        task = experiment.task.name if experiment.tasks else ""
+        return self._layout.data_path(name, experiment.variant, task)
 
     def keep_splits(self, experiment: Experiment, data_seed: int) -> data.Splits:
         """Return the task's splits; which rows test or are left out is written to files."""
@@ -80,13 +83,13 @@ class Resources:
         if id(splits) in self._kept_splits:
             return splits
         with self._lock:
-            path = self._layout.data_path(SPLIT_FILE, experiment.variant)
+            path = self._data_path(SPLIT_FILE, experiment)
             if splits.division and path not in self._kept:
                 if splits.replaces_division:
                     self._callbacks.note(f"{path}: is replaced; what it was is in {back_up(path)}")
                 write_division(path, splits.division)
             self._kept.add(path)
-            path = self._layout.data_path(SKIPPED_FILE, experiment.variant)
+            path = self._data_path(SKIPPED_FILE, experiment)
             if splits.bad_rows and path not in self._kept:
                 write_bad_rows(path, splits.bad_rows)
             self._kept.add(path)
@@ -111,11 +114,13 @@ class Resources:
             filtered: whether the filter sees the rows; then it needs the test rows, whose copies
                 it rejects.
         """
-        settings, test, sha = experiment.augment, list[Example](), ""
+        settings, sha = experiment.augment, ""
+        test: Sequence[Example] = ()
         if filtered and settings.filter.reject_test_copies:
             try:
                 splits = self.keep_splits(experiment, data_seed)
-                test, sha = splits.test, splits.sha["test"]
+                # All of them: a part that makes a quick try changes no synthetic row.
+                test, sha = splits.all_test, splits.sha["all_test"]
             except UserError as error:
                 raise UserError(
                     error.message,
@@ -146,7 +151,8 @@ class Resources:
                     settings, budget, self._layout.journals, replay_only, self._callbacks
                 )
 
-        return self._cached(["lm", settings.model_dump(), budget, replay_only], open_named_lm)
+        key = ["lm", settings.model_dump(), budget, replay_only]
+        return self._cached(key, open_named_lm, failure_key=key if replay_only else None)
 
     def close_local_lms(self, experiments: Sequence[Experiment]) -> None:
         """Free the memory of LMs that are not behind an endpoint; the next use opens them anew."""
@@ -155,10 +161,11 @@ class Resources:
     def forget_failures(self, experiments: Sequence[Experiment]) -> None:
         """Try anew, at the next use, what could not be opened or was given up.
 
-        That is a classifier whose download failed, a model that was another one than before, and an
-        LM whose servers were away. No stage must be running.
+        That is data or a classifier whose download failed, a model that was another one than
+        before, and an LM whose servers were away. No stage must be running.
         """
         self._unavailable.clear()
+        self._failures.clear()
         cached_classifier.cache_clear()
         self._close_lms(experiments)
 
@@ -236,16 +243,23 @@ class Resources:
     # Augmenters ----------------------------------------------------------------------------------
 
     def augmenter(
-        self, experiment: Experiment, method: str, output: Path, other_outputs: Sequence[Path]
+        self,
+        experiment: Experiment,
+        method: str,
+        output: Path,
+        other_outputs: Sequence[Path],
+        replay_only: bool = False,
     ) -> tuple[Augmenter, OpenJournal]:
         """Return the augmenter of a method, and its journal if it has one.
 
-        Answers in the journals of `other_outputs` are not asked for again.
+        Answers in the journals of `other_outputs` are not asked for again; with `replay_only`, an
+        LM is asked for no others.
         """
         settings, task = experiment.method_settings(method), experiment.task
         journals, warn = existing_journals(other_outputs, output), self._callbacks.warn
         if settings.uses_lm:
-            lm = JournaledLM(self.lm(experiment), journal_path(output), journals, warn)
+            inner = self.lm(experiment, replay_only)
+            lm = JournaledLM(inner, journal_path(output), journals, warn)
             return open_augmenter(settings, task, lm, method), closing(lm)
         if settings.uses_journal:
             journal = Journal(journal_path(output), journals, warn)
@@ -253,11 +267,25 @@ class Resources:
         key = ["baseline", settings.model_dump(), list(task.labels.items()), task.text_type]
         return self._cached(key, lambda: open_augmenter(settings, task)), nullcontext()
 
-    def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
-        name = fingerprint(key)
+    def _cached(
+        self, key: object, create: Callable[[], Resource], failure_key: object = None
+    ) -> Resource:
+        """Return what was created for a key before, or create it.
+
+        A hub that is away is asked for half a minute. Of what has a `failure_key` the failure is
+        kept, so that this happens once and not for every cell.
+        """
+        name, failure = fingerprint(key), fingerprint(failure_key)
         with self._lock:
+            if failure in self._failures:
+                raise self._failures[failure]
             if name not in self._cache:
-                self._cache[name] = create()
+                try:
+                    self._cache[name] = create()
+                except UserError as error:
+                    if failure_key is not None:
+                        self._failures[failure] = error
+                    raise
             resource: Resource = self._cache[name]
         return resource
 

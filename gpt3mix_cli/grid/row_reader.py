@@ -191,7 +191,7 @@ def refuse_test_rows(path: Path, real: Sequence[Example], splits: Splits) -> Non
     """
     if splits.division is None:
         return  # a task's own test rows may have copies in train, which a warning reports
-    tested = {row.text for row in splits.test}
+    tested = {row.text for row in splits.all_test}
     count = sum(row.text in tested for row in real)
     if count:
         raise UserError(

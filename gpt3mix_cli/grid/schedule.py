@@ -213,7 +213,9 @@ class StepRun:
             self._open_lm(step)
         # Variants of a cell look for answers in each other's journals, and the sets of a method for
         # the real rows' labels in the first one's: they keep their order.
-        group = self._sets.setdefault((step.cell.level, step.cell.data_seed), [])
+        cell = step.cell
+        task = cell.task if cell.one_of_tasks else ""
+        group = self._sets.setdefault((task, cell.level, cell.data_seed), [])
         future = self._start(step, threads, list(group), run_serially)
         group.append(future)
         self._sets.setdefault((step.cell, step.method), []).append(future)

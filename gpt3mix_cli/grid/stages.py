@@ -52,6 +52,7 @@ class Stages:
         jobs: number of trials at the same time; None for as many as the machine holds.
         tensorboard: folder for the epochs of all trials; None for no such logs.
         executor: where trials run.
+        tops_up: ask the LM for rows that are missing; otherwise only its earlier answers are used.
         layout: where the files of each cell are.
         resources: data, LM, augmenters and classifiers.
     """
@@ -62,6 +63,7 @@ class Stages:
     jobs: int | None = None
     tensorboard: Path | None = None
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    tops_up: bool = True
     layout: Layout = field(init=False)
     resources: Resources = field(init=False)
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
@@ -109,7 +111,12 @@ class Stages:
             subsample = experiment.subsample
             for cell_level in [level] if level else subsample.levels:
                 for seed in subsample.seeds if data_seed is None else [data_seed]:
-                    yield Cell(experiment.task.name, experiment.variant, cell_level, seed)
+                    yield self.cell(experiment, cell_level, seed)
+
+    def cell(self, experiment: Experiment, level: str, data_seed: int) -> Cell:
+        """Return a cell of a variant of the experiment."""
+        task, variant = experiment.task.name, experiment.variant
+        return Cell(task, variant, level, data_seed, one_of_tasks=bool(experiment.tasks))
 
     def experiment(self, cell: Cell) -> Experiment:
         """Return the variant of the experiment that a cell belongs to."""
@@ -117,7 +124,7 @@ class Stages:
         first = self._by_variant.get(id(cell.variant))
         if first and first.variant is cell.variant:
             return first
-        return next(item for item in self.experiments if item.variant == cell.variant)
+        return next(item for item in self._variants_of(cell) if item.variant == cell.variant)
 
     def real_rows(self, cell: Cell, path: Path | None = None) -> list[Example]:
         """Return a cell's real rows: its subsample, or those of a file in its place."""
@@ -148,7 +155,7 @@ class Stages:
         """
         return [
             self.layout.synthetic_path(self._in_variant(cell, variant), method, number)
-            for variant in self.experiments
+            for variant in self._variants_of(cell)
             if method in variant.methods
             for number in (
                 # The first draw's journal has the labels of the real rows.
@@ -162,7 +169,15 @@ class Stages:
             self.layout.trials_path(
                 TrialKey(self._in_variant(cell, variant), "none", classifier.name)
             )
-            for variant in self.experiments
+            for variant in self._variants_of(cell)
+        ]
+
+    def _variants_of(self, cell: Cell) -> list[Experiment]:
+        """Return the variants of the experiment; with several tasks, those of the cell's task."""
+        return [
+            item
+            for item in self.experiments
+            if not cell.one_of_tasks or item.task.name == cell.task
         ]
 
     def _in_variant(self, cell: Cell, variant: Experiment) -> Cell:
@@ -227,12 +242,13 @@ class Stages:
             ()
             if self.options.only_checks
             else self.synthetic_paths_of_variants(cell, method, draw),
+            replay_only=not self.tops_up,
         )
         seed = experiment.augmentation_seed(augmenter.about["kind"], cell.data_seed, draw)
         filtered = not augmenter.edits_parents
         with journal:
             chosen = experiment, cell.data_seed, seed, limit, filtered
-            quota = self.resources.augment_options(*chosen)
+            quota = replace(self.resources.augment_options(*chosen), tops_up=self.tops_up)
             try:
                 return augment(augmenter, real, output, quota, self.options)
             except StoppedShort as error:
@@ -319,7 +335,8 @@ class Stages:
         sets = {
             draw: self._reader.synthetic(paths, classes, real) for draw, paths in synthetic.items()
         }
-        data = TrialData(real, splits.validation, splits.test, sets, splits.sha)
+        tested, num_all_test = splits.test, len(splits.all_test)
+        data = TrialData(real, splits.validation, tested, sets, splits.sha, num_all_test)
         seed = experiment.subsample.master_seed
         return TrialRunner(
             classifier, step.key, classes, data, seed, settings.targets, self.tensorboard

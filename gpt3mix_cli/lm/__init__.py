@@ -1,6 +1,7 @@
 """Language models: text in; text and label log-probabilities out. `port` is the page to read."""
 
 from .journal import IN_MEMORY, Journal, Spending, total_spent
+from .journal_listing import list_answers
 from .journaled_lm import JournaledLM
 from .port import (
     FIRST_BLOCK_SIZE,
@@ -42,6 +43,7 @@ __all__ = [
     "check_prices",
     "cost_model_for",
     "costs_money",
+    "list_answers",
     "next_block_start",
     "open_lm",
     "score_labels",

@@ -258,7 +258,7 @@ class Journal:
             if path == IN_MEMORY:
                 return writer
         if path not in self._readers:
-            self._readers[path] = _open_reader(path, short_lived=self.path == IN_MEMORY)
+            self._readers[path] = open_reader(path, short_lived=self.path == IN_MEMORY)
         return self._readers[path]
 
     @contextmanager
@@ -281,7 +281,7 @@ def total_spent(*paths: Path) -> Spending:
 
 def _spent(path: Path) -> Spending:
     try:
-        with closing(_open_reader(path, short_lived=True)) as database:
+        with closing(open_reader(path, short_lived=True)) as database:
             return Spending(*database.execute(SUM_SPENDING).fetchone())
     except sqlite3.DatabaseError as error:
         if "no such table" in str(error):  # written by a version without endpoints
@@ -308,7 +308,13 @@ def _open_writer(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
+def open_reader(path: Path, short_lived: bool) -> sqlite3.Connection:
+    """Return a connection that only reads.
+
+    Args:
+        path: of a journal that exists.
+        short_lived: whether it is closed before another process may begin to write.
+    """
     # SQLite creates a log's files even for readers, and leaves them there. Without such a file
     # nobody writes, and `immutable` creates none.
     in_use = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
@@ -330,7 +336,7 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
             key,
             number,
             request,
-            _unpack(answer),
+            unpack(answer),
         )
         for key, number, request, answer in database.execute(
             SELECT_ANSWERS, [json.dumps(list(keys))]
@@ -338,7 +344,7 @@ def _select(database: sqlite3.Connection, keys: Sequence[str]) -> list[AnswerRow
     ]
 
 
-def _unpack(answer: object) -> str:
+def unpack(answer: object) -> str:
     """Return the text of an answer; an empty one, which nothing can read, if it is damaged."""
     if isinstance(answer, str):
         return answer

@@ -50,6 +50,7 @@ def find_remarks(results: Sequence[Result], trials: DataFrame) -> Iterable[str]:
             f"{task}: cross-validation over {rows['own_test_sha'].nunique()} folds: each data seed "
             "has test rows of its own"
         )
+    yield from _partial_tests(trials)
     yield from find_shortages(trials)
     yield from _chosen_weights(trials)
     if len(one_class := trials[trials["predicted_classes"] == 1]):
@@ -57,6 +58,17 @@ def find_remarks(results: Sequence[Result], trials: DataFrame) -> Iterable[str]:
         yield (
             f"{len(one_class)} trials predict one class only, such as {row.method} + "
             f"{row.classifier}, data seed {row.data_seed}, trial {row.trial}"
+        )
+
+
+def _partial_tests(trials: DataFrame) -> Iterator[str]:
+    """Yield which tasks were tested on a part of their test rows."""
+    parts = trials[trials["n_test_all"].notna()]
+    for task, rows in parts.groupby("task", sort=False):
+        part, whole = span_text(rows["n_test"]), span_text(rows["n_test_all"])
+        yield (
+            f"{task}: tested on {part} of {whole} test rows (subsample.test), so these are not "
+            "final values"
         )
 
 

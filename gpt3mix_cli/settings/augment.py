@@ -42,6 +42,14 @@ class FilterSettings(Settings):
             "parents; a text without triples is compared as a whole"
         ),
     )
+    max_similarity: Annotated[StrictFloat, Field(gt=0, le=1)] | None = Field(
+        0.75,
+        description=(
+            "reject if the similarity to any real row or to an earlier row of the set is at least "
+            "this: the Jaccard similarity of their character 4-grams; one changed word in twelve "
+            "gives 0.75"
+        ),
+    )
     max_repetition: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = Field(
         0.5,
         description=(

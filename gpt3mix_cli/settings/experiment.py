@@ -85,6 +85,12 @@ class SubsampleSettings(Settings):
     validation: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
         "full", description="rows used for early stopping"
     )
+    test: Annotated[int | str, BeforeValidator(_parse_num_rows)] = Field(
+        "full",
+        description=(
+            "test rows that the trials are scored on; fewer make a quick try, which the report says"
+        ),
+    )
     validation_fraction: StrictFloat = Field(
         0.2,
         gt=0,
@@ -137,6 +143,13 @@ class Experiment(Settings):
     )
     task: Task = Field(
         description="the task: its keys, the path of a task file, or the name of a packaged one"
+    )
+    tasks: list[str] = Field(
+        [],
+        description=(
+            "several tasks in place of `task`, each a name, a path or the keys; every task has "
+            "every level and variant, and a folder of its own"
+        ),
     )
     subsample: SubsampleSettings = Field(description="how many real rows to draw")
     lm: LMSettings | None = Field(

@@ -1,7 +1,6 @@
 """Turns the errors that pydantic finds in an experiment file into messages for the user."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -33,11 +32,11 @@ RENAMED_KEYS = {
 }
 
 
-def format_problems(path: Path, raw: Any, error: ValidationError) -> str:
+def format_problems(where: str, raw: Any, error: ValidationError) -> str:
     """Return all problems of an experiment file, one on each line, with their keys.
 
     Args:
-        path: the file, for the heading.
+        where: the file, for the heading.
         raw: what the settings were made from.
         error: raised by pydantic.
     """
@@ -56,7 +55,7 @@ def format_problems(path: Path, raw: Any, error: ValidationError) -> str:
     ]
     lines += [f"  and {len(more):,} more"] if more else []
     count = len(problems) + len(more)
-    heading = f"{path}: {count:,} problem{'s' if count > 1 else ''} in the settings"
+    heading = f"{where}: {count:,} problem{'s' if count > 1 else ''} in the settings"
     return "\n".join([heading, *lines])
 
 

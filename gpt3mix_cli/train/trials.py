@@ -135,6 +135,7 @@ class TrialData:
         test: rows that each trial is scored on, once.
         synthetic: the synthetic set of each draw; empty without augmentation.
         known_hashes: of `validation` and `test`, if they are known.
+        num_all_test: number of test rows, if `test` may be a part of them; None if it is not.
     """
 
     real: Sequence[Example]
@@ -142,6 +143,7 @@ class TrialData:
     test: Sequence[Example]
     synthetic: Mapping[int, SyntheticSet] = field(default_factory=dict)
     known_hashes: Mapping[str, str] = field(default_factory=dict)
+    num_all_test: int | None = None
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
@@ -307,6 +309,7 @@ class TrialRunner:
             "settings": fingerprint(self.settings),
             "version": __version__,
             "synthetic_weight": self.weight,
+            "n_test_all": None if data.num_all_test == len(data.test) else data.num_all_test,
         }
         return Trial(**(known | outcome))
 

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
+from gpt3mix_cli import stopping
 from gpt3mix_cli.augment import AugmentOptions, augment, loop, num_rows_wanted, open_augmenter
 from gpt3mix_cli.augment.protocol import RowGenerator, TextEditor
 from gpt3mix_cli.errors import Callbacks, StoppedShort, UserError
@@ -27,6 +28,7 @@ from gpt3mix_cli.lm import LM, Completion, JournaledLM, Request, Scores, open_lm
 from gpt3mix_cli.records import (
     Augmented,
     Example,
+    IncompleteOutput,
     Manifest,
     Reject,
     StageOptions,
@@ -847,3 +849,82 @@ def test_an_lm_that_passes_over_the_labels_causes_a_warning(tmp_path: Path) -> N
         )
     assert len(warnings) == 1
     assert "40.0%" in warnings[0]
+
+
+# Signals, and answers that are there --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["generator", "editor"])
+def test_an_interrupted_set_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """With `complete: false`, as after a budget; the same command makes the others."""
+    monkeypatch.setattr(stopping, "_is_requested", False)
+
+    def after_seven(name: str, done: int, total: int | None = None, detail: str = "") -> None:
+        if done == 7:
+            stopping.request_stop()
+
+    class Stoppable(Scripted):
+        def generate(self, *given: Any) -> Iterator[Augmented | Reject]:
+            for row in super().generate(*given):
+                stopping.stop_if_requested()
+                yield row
+
+    augmenter = Stoppable("new #") if kind == "generator" else Editor()
+    output, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    with pytest.raises(IncompleteOutput, match="7 of 10 rows: interrupted") as caught:
+        made(augmenter, output, ratio=2, callbacks=Callbacks(progress=after_seven))
+    assert caught.value.exit_code == 3
+    manifest = manifest_of(output)
+    assert (manifest.complete, manifest.counts["kept"], manifest.counts["asked"]) == (False, 7, 7)
+    monkeypatch.setattr(stopping, "_is_requested", False)
+    made(augmenter, whole, ratio=2)
+    assert whole.read_bytes().startswith(output.read_bytes())
+    assert made(augmenter, output, ratio=2).manifest.complete
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_an_interrupted_set_without_rows_leaves_an_earlier_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    made(Editor(), output)
+    before = output.read_bytes()
+    monkeypatch.setattr(stopping, "_is_requested", True)
+    with pytest.raises(StoppedShort, match="no row yet"):
+        made(Editor(), output, ratio=2)
+    assert output.read_bytes() == before
+
+
+def test_without_top_up_a_filter_passes_the_answers_that_are_there_again(
+    bundled: LM, task: Task, examples: list[Example], tmp_path: Path
+) -> None:
+    """A stricter filter gives fewer rows and asks nothing; the former one gives the former rows."""
+    output = tmp_path / "gpt3mix.jsonl"
+    journal = JournaledLM(bundled, journal_path(output))
+    write_with(journal, task, examples, output, 4)
+    journal.close()
+    before = output.read_text()
+    longest = max(len(row.text.split()) for row in kept(output))
+    settings = LocalLMSettings(kind="local", dtype="float32", device="cpu", batch_size=8)
+    replay = JournaledLM(open_lm(settings, replay_only=True), journal_path(output))
+    augmenter = open_augmenter(SETTINGS, task, replay)
+
+    def filtered(**options: Any) -> StageResult:
+        quota = AugmentOptions(ratio=4, attempts=4, seed=0, **options)
+        return augment(augmenter, examples, output, quota)
+
+    strict = FilterSettings(min_words=longest)
+    with pytest.raises(UserError, match="is finished, with other settings"):
+        filtered(filter=strict)
+    with pytest.raises(IncompleteOutput) as caught:
+        filtered(filter=strict, tops_up=False)
+    assert "leave out --no-top-up" in caught.value.hint
+    assert not manifest_of(output).complete
+    assert set(output.read_text().splitlines()) < set(before.splitlines())
+    assert kept(output)
+    assert {row.reason for row in rejected(output)} >= {"min_words"}
+    assert filtered(tops_up=False).manifest.complete
+    assert output.read_text() == before
+    replay.close()

@@ -71,7 +71,7 @@ def test_a_repeat_is_rejected_and_the_first_is_kept() -> None:
 
 @pytest.mark.parametrize("text", ["So bad.", "So bad so bad", "Sobad", "S o bad", "So bad!"])
 def test_a_sign_or_a_word_more_makes_another_text(text: str) -> None:
-    assert reason(RowFilter(REAL, FilterSettings(max_parent_overlap=None)).check(row(text))) == ""
+    assert reason(RowFilter(REAL, FilterSettings(**OFF)).check(row(text))) == ""
 
 
 def test_what_was_rejected_before_passes_as_it_is() -> None:
@@ -94,7 +94,7 @@ def test_filters_share_no_state() -> None:
 @given(st.lists(st.text("aA bB\n", min_size=1, max_size=4), max_size=12))
 def test_what_is_kept_is_new_and_what_is_not_kept_is_not(texts: list[str]) -> None:
     real = [Example(id="r0", text="a b", label="pos")]
-    row_filter = RowFilter(real, FilterSettings(min_words=0))
+    row_filter = RowFilter(real, FilterSettings(min_words=0, max_similarity=None))
     seen = {normalize_text("a b")}
     for number, text in enumerate(texts):
         assert (reason(row_filter.check(row(text, number))) == "") == (
@@ -112,6 +112,26 @@ def test_same_text_is_stable_and_blind_to_spacing(text: str) -> None:
     ]
 
 
+def test_near_copies_of_real_rows_and_of_kept_rows_are_rejected() -> None:
+    """Also of a real row that is no parent; the reject names the row that it is similar to."""
+    other = Example(
+        id="other",
+        text="A quiet film about two brothers who never learned how to talk to each other.",
+        label="pos",
+    )
+    row_filter = RowFilter([*REAL, other])
+    near = row_filter.check(
+        row("a noisy film about two brothers who never learned how to talk to each other", 1)
+    )
+    assert isinstance(near, Reject)
+    assert (near.reason, near.detail) == ("max_similarity", "81% like other")
+    new = "The plot goes nowhere for two hours and then it ends in the middle of a scene."
+    assert reason(row_filter.check(row(new, 2))) == ""
+    again = row_filter.check(row(new.replace("two hours", "three hours"), 3))
+    assert isinstance(again, Reject)
+    assert (again.reason, again.detail.split()[-1]) == ("max_similarity", "gpt3mix-00002")
+
+
 # Thresholds ---------------------------------------------------------------------------------------
 
 LONG = Example(
@@ -123,6 +143,7 @@ SHORT = Example(id="short", text="Laughably, irredeemably awful.", label="neg")
 OFF: dict[str, Any] = {
     "reject_test_copies": False,
     "max_parent_overlap": None,
+    "max_similarity": None,
     "max_repetition": None,
     "min_words": 0,
     "max_foreign_script": None,
