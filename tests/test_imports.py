@@ -22,8 +22,8 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 BASE = {
     "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
     "files", "folders", "jsonl", "labelled_rows", "layout", "machine", "near_duplicates",
-    "pretrained", "quiet", "records", "settings", "stopping", "table_copies", "tables",
-    "task_files", "text_tables", "user_cache", "workbook_tables", "yaml_files",
+    "pretrained", "provenance", "quiet", "records", "settings", "stopping", "table_copies",
+    "tables", "task_files", "text_tables", "user_cache", "workbook_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
