@@ -20,7 +20,7 @@ GROUP = ["task", "level", "classifier", "method"]
 VALIDATION = "validation accuracy"
 NOTES = (
     "The variant with the best mean validation accuracy, in percent, over the data seeds of its "
-    "row; of equal ones the first. Only variants with the most finished trials are compared. The "
+    "row; of equal ones the first, and where all are equal there is no row. Only variants with the most finished trials are compared. The "
     "other tables have its accuracy on test rows, which had no part in the choice."
 )
 REMARK = (
@@ -35,13 +35,13 @@ class ChosenVariants(NamedTuple):
     Attributes:
         trials: without those of other variants, and with no variant.
         expected: what configs expect of the chosen variants.
-        table: which variant was chosen in each row.
+        table: which variant was chosen in each row; None if all are equal everywhere.
         remark: that a choice was made.
     """
 
     trials: pd.DataFrame
     expected: Sequence[ExpectedTrials]
-    table: Table
+    table: Table | None
     remark: str
 
 
@@ -74,8 +74,8 @@ def choose_variants(trials: pd.DataFrame, expected: Sequence[ExpectedTrials]) ->
         best = max(scores, key=lambda name: scores[name])  # of equal ones the first
         chosen[key] = best
         others = [score for name, score in scores.items() if name != best]
-        second = 100 * max(others) if others else None
-        rows.append([*key, best, 100 * scores[best], second, len(scores)])
+        if len({*scores.values()}) > 1:  # a method that the sweep does not change is no choice
+            rows.append([*key, best, 100 * scores[best], 100 * max(others), len(scores)])
     keys = pd.Series(trials[GROUP].itertuples(index=False, name=None), index=trials.index)
     kept = trials[trials["variant"] == keys.map(chosen)]
     columns = [*GROUP, "variant", VALIDATION, "next best", "variants"]
@@ -85,7 +85,9 @@ def choose_variants(trials: pd.DataFrame, expected: Sequence[ExpectedTrials]) ->
     return ChosenVariants(
         kept.assign(variant="", swept=[{}] * len(kept)),
         _expected_of(expected, names, chosen),
-        Table("chosen-variants", title, data, len(GROUP), NOTES, formats=formats, is_grid=False),
+        Table("chosen-variants", title, data, len(GROUP), NOTES, formats=formats, is_grid=False)
+        if rows
+        else None,
         REMARK.format(variants=len(order)),
     )
 
