@@ -1,5 +1,6 @@
 """The command `tasks`, added to those of `cli`."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import typer
@@ -36,7 +37,12 @@ def _lines(task: "Task") -> list[str]:
     )
     return [
         f"{task.name:<8}{task.about.title}",
-        f"        {task.label_type} of a {task.text_type}: {words}",
+        *textwrap.wrap(
+            f"{task.label_type} of a {task.text_type}: {words}",
+            width=80,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 10,
+        ),
         f"        rows: {rows}; license: {task.about.license}",
         f"        {_place(task)}; {task.about.source}",
     ]

@@ -7,7 +7,6 @@ file that names them. Class names and label tokens are read as written: `no` and
 
 import itertools
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,7 @@ def experiments_of(
     elif isinstance(raw.get("task"), str):
         _set(raw, "task", raw["task"], path, str(path))
     below_sweep = []
-    # Keys below `task` reach every task, also those that a later `--set tasks=` names.
-    for override in sorted(overrides, key=lambda item: not re.match(r"\s*tasks\s*=", item)):
+    for override in _in_order(overrides, has_tasks=bool(raw.get("tasks"))):
         below_sweep += _override(raw, override, path)
     experiments = [
         _validate(path, variant, raw_variant)
@@ -124,6 +122,22 @@ def load_specs(path: Path, task: Task) -> list[Task]:
     return tasks
 
 
+def _in_order(overrides: Sequence[str], has_tasks: bool) -> list[str]:
+    """Return the overrides in an order in which `tasks=` chooses without dropping another one.
+
+    Keys of one of the config's tasks (`tasks.cr.text_type`) are set before the choice, keys of all
+    tasks (`task.text_type`) after it.
+    """
+
+    def rank(override: str) -> int:
+        key = override.partition("=")[0].strip()
+        if key == "tasks":
+            return 1
+        return 0 if has_tasks and key.startswith("tasks.") else 2
+
+    return sorted(overrides, key=rank)
+
+
 def _override(raw: dict[str, Any], override: str, path: Path) -> list[Override]:
     """Set a key; return what is to be set in each variant, because it is below a swept key."""
     key, equals, value = override.partition("=")
@@ -173,6 +187,13 @@ def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> N
         for task in tasks:
             _put(task, key.split(".")[1:], _copy(value), where)
         return
+    for task in tasks or ():
+        if key.startswith(f"tasks.{task['name']}."):
+            _put(task, key.removeprefix(f"tasks.{task['name']}.").split("."), value, where)
+            return
+    if key.startswith("tasks.") and (not tasks or not key.split(".")[1].isdigit()):
+        known = ", ".join(task["name"] for task in tasks or ()) or "none"
+        raise UserError(f"{where}: the config has no such task", f"its tasks: {known}")
     if key == "task" and isinstance(value, str):
         value = read_task(path, value)
     # The keys of a sweep contain dots.

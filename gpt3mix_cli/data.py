@@ -6,12 +6,14 @@ level still counts all rows of train as they were published.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from .classes import MIN_CLASS_ROWS, SMALL_CLASS, count_classes, similar_class
+from .decontamination import SplitCopies, find_copies
 from .division import TEST, Division, check_test_rows, divide_rows, read_division
 from .duplicates import copy_key, describe_copies
 from .errors import NO_CALLBACKS, Callbacks, UserError, shown_list
@@ -30,12 +32,15 @@ class Splits:
         train: rows to draw from.
         validation: rows for early stopping.
         test: rows for the results.
+        left_out: copies of rows of other splits that were left out of train and validation; None
+            if they were not looked for.
         all_test: the test rows, of which `test` may be a part; empty: they are `test`.
         test_rows_in_train: test rows (all) with a text that is also in train.
-        taken_rows: number of published training rows that are validation rows here.
+        taken_rows: number of published training rows that are not training rows here.
         division: how all rows were divided, if the task has no test split.
         replaces_division: whether an earlier division could not be followed.
         bad_rows: rows that were left out.
+        task: name of the task.
         sha: hash of each split's rows, and of `all_test`.
     """
 
@@ -48,6 +53,8 @@ class Splits:
     replaces_division: bool = False
     bad_rows: Sequence[BadRow] = ()
     all_test: Sequence[Example] = ()
+    left_out: Sequence[SplitCopies] | None = None
+    task: str = ""
     sha: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +62,28 @@ class Splits:
         sha["all_test"] = hash_rows(self.all_test) if self.all_test else sha["test"]
         object.__setattr__(self, "sha", sha)
         object.__setattr__(self, "all_test", self.all_test or self.test)
+
+    @cached_property
+    def copies(self) -> Sequence[SplitCopies]:
+        """Exact and near copies in train and validation; those left out, if they were."""
+        if self.left_out is not None:
+            return self.left_out
+        test = self.all_test
+        return [
+            find_copies("validation", self.validation, {"test": test}),
+            find_copies("train", self.train, {"test": test, "validation": self.validation}),
+        ]
+
+    def describe_copies(self, data_seed: int = 0) -> Iterator[str]:
+        """Yield a warning for each kind of copy that is not reported with the data.
+
+        Args:
+            data_seed: with folds only the first one has warnings.
+        """
+        folds = self.division.folds if self.division else 0
+        if self.left_out is None and not (folds and data_seed % folds):
+            for copies in self.copies:
+                yield from copies.describe(self.task, is_left_out=False)
 
 
 @dataclass(frozen=True)
@@ -67,12 +96,15 @@ class SplitChoice:
             it exists.
         divides_anew: replace an earlier division that cannot be followed; by default an error.
         test_rows: as `validation` of `load_splits`: how many of the test rows to use.
+        drops_copies: leave out training rows that copy validation or test rows, and validation rows
+            that copy test rows.
     """
 
     data_seed: int = 0
     kept: Path | None = None
     divides_anew: bool = False
     test_rows: int | str = "full"
+    drops_copies: bool = False
 
 
 def load_splits(
@@ -119,11 +151,19 @@ def load_splits(
     is_taken = not held_out
     if is_taken:
         held_out = _take_validation(task, train, master_seed, fraction)
+    left_out: list[SplitCopies] | None = [] if choice.drops_copies else None
+    if left_out is not None:
+        held_out = _drop_copies("validation", held_out, {"test": test}, left_out)
     held_out = _choose_rows("validation", held_out, validation, task, master_seed, callbacks)
     num_rows = len(train)
     if is_taken:
         taken = {copy_key(row.text) for row in held_out}
         train = [row for row in train if copy_key(row.text) not in taken]
+    if left_out is not None:
+        train = _drop_copies("train", train, {"test": test, "validation": held_out}, left_out)
+        if not task.folds or choice.data_seed % task.folds == 0:  # not a warning for each fold
+            for copies in left_out:
+                _warn_all(copies.describe(task.name, is_left_out=True), callbacks)
     _check_classes(task, train)
     if division is None:
         _warn_of_copies(task, train, held_out, test, callbacks)
@@ -132,8 +172,32 @@ def load_splits(
     num_taken = num_rows - len(train)
     tested = _choose_rows("test", test, choice.test_rows, task, master_seed, callbacks)
     return Splits(
-        train, held_out, tested, num_copies, num_taken, division, replaces, bad_rows, test
-    )
+        train, held_out, tested, num_copies, num_taken, division, replaces, bad_rows,
+        all_test=test, left_out=left_out, task=task.name,
+    )  # fmt: skip
+
+
+def _drop_copies(
+    split: Split,
+    rows: list[Example],
+    others: Mapping[Split, Sequence[Example]],
+    left_out: list[SplitCopies],
+) -> list[Example]:
+    """Return the rows of a split that copy none of others; list the others in `left_out`."""
+    copies = find_copies(split, rows, others)
+    left_out.append(copies)
+    kept = [row for row in rows if row.id not in copies.copies]
+    if not kept:
+        raise UserError(
+            f"all {len(rows)} {split} rows are copies of rows of other splits",
+            "check the data, or keep them: subsample.decontaminate=warn",
+        )
+    return kept
+
+
+def _warn_all(warnings: Iterable[str], callbacks: Callbacks) -> None:
+    for warning in warnings:
+        callbacks.warn(warning)
 
 
 def _warn_of_copies(
@@ -143,8 +207,7 @@ def _warn_of_copies(
     test: Sequence[Example],
     callbacks: Callbacks,
 ) -> None:
-    for warning in describe_copies(task.name, train, validation, test):
-        callbacks.warn(warning)
+    _warn_all(describe_copies(task.name, train, validation, test), callbacks)
 
 
 def _divide(

@@ -40,7 +40,7 @@ KNOWN_AS = {
     "taken_rows": "rows taken for validation",
     "trials": "trials and their synthetic sets",
 }
-ROWS_KNOWN_AS = {"train": "training"}  # inputs
+ROWS_KNOWN_AS = {"train": "training", "held_out": "validation or test"}  # inputs
 
 
 def find_up_to_date(

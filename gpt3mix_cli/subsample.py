@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import Splits, group_by_class
-from .errors import NO_CALLBACKS, Callbacks, UserError
+from .errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from .existing_outputs import expect_output, protect_output, up_to_date_result
 from .files import STDIO, exclusive_writer
 from .records import (
@@ -127,6 +127,9 @@ def subsample(
         # Another process may have drawn them in the meantime.
         if result := up_to_date_result(output, settings, inputs, options):
             return result
+        with in_progress(options.callbacks, "looking for copies between the splits"):
+            for warning in splits.describe_copies(draw.data_seed):
+                options.callbacks.warn(warning)
         if not _holds(output, rows):  # other data, such as more test rows, may draw the same rows
             protect_output(output, options, settings, inputs)
         expect_output(output, "subsample", settings, inputs)
@@ -147,11 +150,13 @@ def subsample(
 
 def _counts(rows: Sequence[Example], classes: Sequence[str], splits: Splits) -> dict[str, Any]:
     members = group_by_class(rows, classes)
+    copies = {part.split: part.counts() for part in splits.copies if part.copies}
     return {
         "rows": len(rows),
         "classes": {label: len(group) for label, group in members.items()},
         "test_rows_in_train": splits.test_rows_in_train,
         **({"left_out": len(splits.bad_rows)} if splits.bad_rows else {}),
+        **({"copies": {**copies, "left_out": splits.left_out is not None}} if copies else {}),
     }
 
 

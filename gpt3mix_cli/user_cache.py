@@ -5,6 +5,7 @@
     <cache>/precision/   measured precision of labels in a lower dtype
     <cache>/facts/       facts of a model that was opened before, such as device and dtype
     <cache>/plots/       hashes of the plots of a chart
+    <cache>/copies/      near copies between the splits of a data set
 
 <cache> is the environment variable GPT3MIX_CACHE, or `gpt3mix` in XDG_CACHE_HOME or ~/.cache.
 
@@ -32,7 +33,13 @@ from .settings import fingerprint
 
 MODEL_FILES = ("*.safetensors", "*.bin", "*.model", "*.spm", "*.json", "vocab*", "merges*")
 LARGE_FILE_BYTES = 1_000_000  # smaller files are hashed faster than a record is found
-KINDS = ("hashes", "precision", "facts", "plots")  # of records that `clear_records` removes
+KINDS = (
+    "hashes",
+    "precision",
+    "facts",
+    "plots",
+    "copies",
+)  # of records that `clear_records` removes
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "setfit")
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")

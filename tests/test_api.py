@@ -35,9 +35,12 @@ KEYS: dict[str, Any] = {
     "classifiers": [{"kind": "linear"}],
     "trials": 1,
 }
-TRAIN = [
-    {"text": f"A {word} film, number {number}.", "class": label}
-    for number in range(8)
+TRAIN = [  # no two are near copies of each other
+    {"text": f"A {word} film about the {place}.", "class": label}
+    for place in (
+        *("harbour", "mountain", "kitchen", "orchestra"),
+        *("desert", "carnival", "submarine", "library"),
+    )
     for label, word in ((1, "dull"), (2, "great"))
 ]
 SAVED = SavedModel(open_classifier(LinearSettings(kind="linear"), ("1", "2")), ["1", "2"])
@@ -141,10 +144,12 @@ def test_problems_of_rows_are_user_errors(tmp_path: Path, recwarn: pytest.Warnin
         load({"task": {"labels": ["a", "b"]}})
 
 
-def test_warnings_are_python_warnings_at_the_line_of_the_caller(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="exact copies of training rows") as caught:
-        tickets(tmp_path).subsample()
-    assert {item.filename for item in caught} == {__file__}
+def test_warnings_are_python_warnings_at_the_line_of_the_caller(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    tickets(tmp_path).subsample()
+    assert any("exact copies of training rows" in str(item.message) for item in recwarn)
+    assert {item.filename for item in recwarn} == {__file__}
 
 
 def test_errors_name_arguments_in_place_of_files_and_flags(

@@ -20,9 +20,10 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 
 # Layers, from the bottom. A module imports from its own layer or from those below it.
 BASE = {
-    "", "classes", "config", "data", "division", "duplicates", "errors", "existing_outputs",
-    "files", "folders", "jsonl", "labelled_rows", "layout", "machine", "near_duplicates",
-    "pretrained", "provenance", "quiet", "records", "settings", "stopping", "table_copies",
+    "", "classes", "config", "data", "decontamination", "division", "duplicates", "errors",
+    "existing_outputs", "files", "folders", "jsonl", "labelled_rows", "layout", "machine",
+    "near_duplicates", "pretrained", "provenance", "quiet", "records", "settings", "stopping",
+    "table_copies",
     "tables", "task_files", "text_tables", "user_cache", "workbook_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only

@@ -10,6 +10,8 @@ from gpt3mix_cli.cli_options import GridOptions
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.check import check
+from gpt3mix_cli.grid.fit import fit
 from gpt3mix_cli.grid.plan import plan
 from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.report import ReportInput, ReportOptions, report
@@ -109,8 +111,19 @@ def test_set_below_task_reaches_every_task(load: Load) -> None:
         ["tasks=[own, demo]", "task.text_type=comment"],
     ):
         assert [item.task.text_type for item in load(*overrides)] == ["comment", "comment"]
-    changed = load("tasks.1.text_type=comment")
-    assert [item.task.text_type for item in changed] == ["movie review", "comment"]
+    for key in ("tasks.1.text_type", "tasks.own.text_type"):
+        changed = load(f"{key}=comment")
+        assert [item.task.text_type for item in changed] == ["movie review", "comment"]
+        # A choice drops no key of the chosen one, as emitted commands need it.
+        (chosen,) = load("tasks=[own]", f"{key}=comment")
+        assert chosen.task.text_type == "comment"
+        assert len(load("tasks=[demo]", f"{key}=comment")) == 1
+    error = refused(load, "tasks.none.text_type=x", text=f"tasks: [demo, {OWN}]\n")
+    assert (error.message, error.hint) == (
+        "--set tasks.none.text_type: the config has no such task",
+        "its tasks: demo, own",
+    )
+    assert "its tasks: none" in refused(load, "tasks.0.text_type=x", text="task: demo\n").hint
 
 
 def test_set_task_is_refused_where_there_are_several(load: Load) -> None:
@@ -193,3 +206,15 @@ def test_emitted_commands_choose_one_task_each(load: Load, tmp_path: Path) -> No
     assert "tasks=" not in lines[-1]  # the report is over all
     make = list(emitted_lines([(grid, options)], "make"))
     assert any(line.startswith("train,many,own,4-per-class,1,eda,linear:") for line in make)
+
+
+def test_fit_makes_one_model_of_one_task(load: Load, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the config has several tasks") as error:
+        fit(Grid(load(), tmp_path / "out"), tmp_path / "model")
+    assert "--set tasks=[demo]" in error.value.hint
+
+
+def test_check_names_the_data_of_each_task(load: Load, tmp_path: Path) -> None:
+    findings = list(check(Grid(load(), tmp_path / "out")))
+    assert {"data of demo", "data of own"} <= {finding.what for finding in findings}
+    assert findings[0].detail == "many: methods none, eda, tasks demo, own"

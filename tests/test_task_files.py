@@ -1,12 +1,14 @@
 """Packaged tasks: found by name, listed, and loaded from folders laid out like the hub's."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpt3mix_cli import task_files
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import load_splits
@@ -81,6 +83,13 @@ def test_the_command_lists_every_task(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["tasks"]) == 0
     text = capsys.readouterr().out
     assert "rows: 6,920 train, 872 validation, 1,821 test; license: unknown" in text
+
+
+def test_a_wheel_holds_the_configs_where_the_package_looks_for_them() -> None:
+    project = Path(task_files.__file__).parent.parent / "pyproject.toml"
+    build = tomllib.loads(project.read_text())["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["force-include"] == {"configs": "gpt3mix_cli/configs"}
+    assert "configs" in build["sdist"]["include"]  # from which wheels are made
 
 
 # Specifications -----------------------------------------------------------------------------------

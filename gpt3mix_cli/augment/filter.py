@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from ..decontamination import SyntheticCopies
 from ..duplicates import copy_key, normalize_text
 from ..errors import UserError
 from ..lm import THINKING_REMEDY
@@ -48,6 +49,8 @@ REMEDIES = {
     "max_repetition": "raise augment.temperature or augment.frequency_penalty, or use a larger LM",
     "reject_test_copies": "use an LM that has not read the test rows, or test rows that it cannot "
     "have read",
+    "decontaminate": "use an LM that has not read the validation and test rows, or "
+    "subsample.decontaminate=warn",
     "max_foreign_script": "use an LM of the task's language",
     "min_words": "lower augment.filter.min_words",
     "max_words": "raise augment.filter.max_words, or lower augment.max_tokens",
@@ -74,6 +77,8 @@ class RowFilter:
         examples: the real rows.
         settings: thresholds; None: the defaults.
         test: rows of which copies are rejected, if `settings.reject_test_copies`.
+        copies: counts the other copies of validation and test rows, and says whether they are
+            rejected.
 
     Raises:
         UserError: if the real rows do not allow a check that is switched on.
@@ -84,7 +89,9 @@ class RowFilter:
         examples: Sequence[Example],
         settings: FilterSettings | None = None,
         test: Sequence[Example] = (),
+        copies: SyntheticCopies | None = None,
     ) -> None:
+        self._copies = copies or SyntheticCopies()
         self._settings = settings = settings or FilterSettings()
         self._examples = {row.id: row for row in examples}
         self._real_texts = {normalize_text(row.text): row.id for row in examples}
@@ -116,6 +123,8 @@ class RowFilter:
                 reason=failure[0],
                 detail=failure[1],
             )
+        if not self._copies.drops:
+            self._copies.find(row.text)  # counts it
         self._kept_texts[text] = row.id
         if self._similar_texts:
             self._similar_texts.add(row.text, row.id)
@@ -130,6 +139,8 @@ class RowFilter:
         for reason, key, texts in copies:
             if key in texts:
                 yield reason, texts[key]
+        if self._copies.drops and (copy := self._copies.find(row.text)):
+            yield "decontaminate", f"{copy.kind} copy of {copy.original.id}"
         settings, words = self._settings, split_words(row.text)
         if len(words) < settings.min_words:
             yield "min_words", f"{len(words)} words"

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ..decontamination import SyntheticCopies
 from ..duplicates import normalize_text
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
 from ..existing_outputs import (
@@ -65,6 +66,8 @@ class AugmentOptions:
         test_sha: their hash, if it is known.
         tops_up: the LM is asked for rows that are missing; otherwise its earlier answers are
             filtered and labelled anew, which may replace a finished set.
+        copies: opens what counts the copies of validation and test rows.
+        held_out_sha: hash of these rows, if such copies are left out.
     """
 
     ratio: float
@@ -75,6 +78,8 @@ class AugmentOptions:
     test: Sequence[Example] = ()
     test_sha: str = ""
     tops_up: bool = True
+    copies: Callable[[], SyntheticCopies] = field(default=SyntheticCopies, compare=False)
+    held_out_sha: str = ""
 
     def num_rows(self, num_examples: int) -> int:
         """Return how many synthetic rows are wanted."""
@@ -107,7 +112,12 @@ class AugmentationSink:
         rejected: rejects by reason.
         stopped: why a generator stopped before it had enough rows, such as a budget that is used
             up.
+        copies: counts the copies of validation and test rows.
+        left_out: edited rows that are left out as such copies.
+        counts_copies: whether rows that are kept are compared with those rows.
     """
+
+    counts_copies: ClassVar[bool] = True
 
     write_row: WriteLine
     statistics: Statistics
@@ -121,6 +131,8 @@ class AugmentationSink:
     repeated: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     stopped: StoppedShort | None = None
+    copies: SyntheticCopies = field(default_factory=SyntheticCopies)
+    left_out: int = 0
 
     def add_row(self, row: Augmented) -> None:
         """Keep and count a row."""
@@ -148,6 +160,7 @@ class AugmentationSink:
             "spare": self.spare,
             "unchanged": self.unchanged,
             "repeated": self.repeated,
+            **self.copies.counts(),
             **self.labelling,
         }
 
@@ -199,7 +212,7 @@ def augment(
             output,
             started,
             stage="augment",
-            complete=sink.kept == wanted,
+            complete=sink.kept + sink.left_out == wanted,
             settings=settings,
             inputs=inputs,
             seed=quota.seed,
@@ -221,6 +234,8 @@ def augment(
             sink.stopped.hint if quota.tops_up else "leave out --no-top-up to ask for the others",
             result,
         )
+    if copies := sink.copies.describe():
+        options.callbacks.warn(f"{output}: {copies}")
     warn_of_doubts(result, options.callbacks)
     require_complete(result)
     return result
@@ -237,6 +252,9 @@ def _cache_key(
         "seed": quota.seed,
     }
     inputs = {"train": hash_rows(examples)}
+    if quota.held_out_sha:
+        settings["decontaminate"] = "drop"
+        inputs["held_out"] = quota.held_out_sha
     if not augmenter.edits_parents:
         settings["filter"] = quota.filter.model_dump()
         if quota.filter.reject_test_copies and quota.test:
@@ -285,6 +303,8 @@ def run_attempts(
         quota: how many rows to make, and which of them to keep.
         callbacks: receive progress.
     """
+    if sink.counts_copies or quota.held_out_sha:
+        sink.copies = quota.copies()
     if augmenter.edits_parents:
         _run_editor(augmenter, examples, sink, quota, callbacks)
     else:
@@ -299,7 +319,7 @@ def _run_generator(
     callbacks: Callbacks,
 ) -> None:
     method, wanted = augmenter.about["method"], quota.num_rows(len(examples))
-    row_filter = RowFilter(examples, quota.filter, quota.test)
+    row_filter = RowFilter(examples, quota.filter, quota.test, sink.copies)
     max_attempts = math.ceil(quota.attempts * wanted)
     callbacks.progress(method, 0, wanted)  # the first block takes a while
     while sink.kept < wanted and sink.asked < max_attempts:
@@ -343,6 +363,9 @@ def _run_editor(
             sink.stopped = Interrupted(INTERRUPTED)
             break
         parent = examples[attempt % num_examples]
+        if sink.copies.find(text) and sink.copies.drops:
+            sink.left_out += 1
+            continue
         sink.write_row(render_line(text, attempt))
         sink.statistics.count(text, parent.label, classes)
         sink.kept += 1
@@ -353,7 +376,7 @@ def _run_editor(
             sink.repeated += key in seen
             seen.add(key)
         callbacks.progress(method, attempt + 1, wanted)
-    sink.asked = sink.kept
+    sink.asked = sink.kept + sink.left_out
 
 
 def _cost_so_far(augmenter: Augmenter, kept: int, wanted: int) -> str:

@@ -32,6 +32,8 @@ class ReplaySink(AugmentationSink):
         attempts: attempts whose answers are in a journal.
     """
 
+    counts_copies = False
+
     def __init__(self, examples: Sequence[Example]) -> None:
         super().__init__(write_row=id, statistics=Statistics(examples))
         self.attempts: set[int | None] = set()

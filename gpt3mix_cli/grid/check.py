@@ -102,6 +102,8 @@ def _data(grid: Grid, experiment: Experiment) -> str:
                 f"augment.k is {k}, but level {level} has only {num_rows} rows",
                 "lower augment.k, or raise the level",
             )
+    for warning in splits.describe_copies():
+        grid.callbacks.warn(warning)
     part = f" of {len(splits.all_test)}" if len(splits.test) < len(splits.all_test) else ""
     return (
         f"{len(splits.train)} train, {len(splits.validation)} validation, "

@@ -5,11 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import data
 from ..augment import Augmenter, AugmentOptions, open_augmenter
+from ..decontamination import CopyFinder, SyntheticCopies
 from ..division import write_division
 from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..existing_outputs import back_up
@@ -17,7 +19,7 @@ from ..labelled_rows import write_bad_rows
 from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
 from ..lm import IN_MEMORY, LM, Journal, JournaledLM, costs_money
 from ..records import Example
-from ..settings import ClassifierSettings, Experiment, fingerprint
+from ..settings import ClassifierSettings, Experiment, Split, fingerprint
 from ..train import (
     Classifier,
     UnavailableClassifier,
@@ -64,14 +66,19 @@ class Resources:
         task, subsample = experiment.task, experiment.subsample
         chosen = subsample.master_seed, subsample.validation, subsample.validation_fraction
         path = self._data_path(SPLIT_FILE, experiment)
-        choice = data.SplitChoice(seed, path, self._divides_anew, subsample.test)
+        drops = subsample.decontaminate == "drop"
+        choice = data.SplitChoice(seed, path, self._divides_anew, subsample.test, drops)
 
         def load() -> data.Splits:
             with in_progress(self._callbacks, f"reading the data of {task.name}"):
                 return data.load_splits(task, *chosen, self._callbacks, choice)
 
-        key = ["data", task.data.model_dump(), task.labels, *chosen, seed, subsample.test]
-        return self._cached([*key, str(path)], load, failure_key=key)
+        chosen_rows = [*chosen, seed, subsample.test, drops]
+        return self._cached(
+            ["data", task.model_dump(), *chosen_rows, str(path)],
+            load,
+            failure_key=["data", task.data.model_dump(), task.labels, *chosen_rows],
+        )
 
     def _data_path(self, name: str, experiment: Experiment) -> Path:
         task = experiment.task.name if experiment.tasks else ""
@@ -114,8 +121,12 @@ class Resources:
             filtered: whether the filter sees the rows; then it needs the test rows, whose copies
                 it rejects.
         """
-        settings, sha = experiment.augment, ""
+        settings, sha, held_out_sha = experiment.augment, "", ""
         test: Sequence[Example] = ()
+        drops = experiment.subsample.decontaminate == "drop"
+        if drops:
+            hashes = self.splits(experiment, data_seed).sha
+            held_out_sha = fingerprint([hashes["validation"], hashes["all_test"]])
         if filtered and settings.filter.reject_test_copies:
             try:
                 splits = self.keep_splits(experiment, data_seed)
@@ -128,7 +139,25 @@ class Resources:
                     "augment.filter.reject_test_copies=false",
                 ) from None
         quota = settings.ratio, settings.attempts, seed, limit
-        return AugmentOptions(*quota, settings.filter, test, sha)
+        copies = partial(self._synthetic_copies, experiment, data_seed, drops)
+        return AugmentOptions(
+            *quota, settings.filter, test, sha, copies=copies, held_out_sha=held_out_sha
+        )
+
+    def _synthetic_copies(
+        self, experiment: Experiment, data_seed: int, drops: bool
+    ) -> SyntheticCopies:
+        try:
+            splits = self.splits(experiment, data_seed)
+        except UserError as error:  # rows of a file need no data
+            self._callbacks.warn(f"copies of test rows are not counted: {error.message}")
+            return SyntheticCopies()
+        rows: dict[Split, Sequence[Example]] = {
+            "test": splits.all_test,
+            "validation": splits.validation,
+        }
+        key = ["copies", splits.sha["all_test"], splits.sha["validation"]]
+        return SyntheticCopies(self._cached(key, lambda: CopyFinder(rows)), drops)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.

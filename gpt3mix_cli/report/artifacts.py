@@ -135,6 +135,8 @@ class Artifacts:
         curves_left_out: how many more (task, variant, level, classifier) have epochs.
         manifests: title and manifest of trials files, one for each set of settings.
         reviewed: (task, variant, method) -> how many synthetic rows a person has edited or dropped.
+        copies: (task, variant, method) -> how many synthetic rows copy rows of a split, and how
+            many of them were left out.
     """
 
     kept: list[tuple[SyntheticFile, Augmented]] = field(default_factory=list)
@@ -148,6 +150,7 @@ class Artifacts:
     curves_left_out: int = 0
     manifests: list[tuple[str, Manifest]] = field(default_factory=list)
     reviewed: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
+    copies: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
 
 
 def label_mass_remarks(artifacts: Artifacts) -> Iterator[str]:
@@ -170,6 +173,17 @@ def review_remarks(artifacts: Artifacts) -> Iterator[str]:
         yield (
             f"{task} {method}{of_variant}: a person has edited {counts['edited']:,} and removed "
             f"{counts['dropped']:,} of the synthetic rows (gpt3mix review)"
+        )
+
+
+def copy_remarks(artifacts: Artifacts) -> Iterator[str]:
+    """Yield how many synthetic rows are copies of test or validation rows."""
+    for (task, variant, method), counts in artifacts.copies.items():
+        of_variant = f" ({variant})" if variant else ""
+        yield (
+            f"{task} {method}{of_variant}: exact and near copies among the synthetic rows: "
+            f"{counts['test']:,} of test rows, {counts['validation']:,} of validation rows; "
+            f"{counts['left_out']:,} of them are left out (subsample.decontaminate)"
         )
 
 
@@ -237,7 +251,7 @@ def _read_rows(
                 rows = _read_subsample(file.path)
                 artifacts.real[file.path.parent] = rows
                 list(real.count(rows.values()))
-            _count_reviewed(artifacts, file)
+            _read_counts(artifacts, file)
             synthetic = own.count(read_records(file.path, Augmented))
             _keep(artifacts, artifacts.kept, file, synthetic, part)
             rejects = rejects_path(file.path)
@@ -247,12 +261,20 @@ def _read_rows(
             callbacks.warn(f"{error.message}; its rows are not shown")
 
 
-def _count_reviewed(artifacts: Artifacts, file: SyntheticFile) -> None:
+def _read_counts(artifacts: Artifacts, file: SyntheticFile) -> None:
     manifest = read_manifest(file.path)
     counts = manifest.counts if manifest else {}
     if found := {name: counts[name] for name in ("edited", "dropped") if counts.get(name)}:
         key = file.task, file.variant, file.method
         artifacts.reviewed.setdefault(key, Counter()).update(found)
+    if isinstance(copies := counts.get("copies"), Mapping):
+        numbers = Counter({
+            name: sum(value.values()) if isinstance(value, Mapping) else value
+            for name, value in copies.items()
+        })  # fmt: skip
+        if numbers.total():
+            key = file.task, file.variant, file.method
+            artifacts.copies.setdefault(key, Counter()).update(numbers)
 
 
 def _keep(

@@ -18,7 +18,13 @@ from pandas import DataFrame
 from ..errors import NO_CALLBACKS, Callbacks, UserError
 from ..files import write_shared
 from . import accuracy, table
-from .artifacts import label_mass_remarks, load_artifacts, review_remarks, select_samples
+from .artifacts import (
+    copy_remarks,
+    label_mass_remarks,
+    load_artifacts,
+    review_remarks,
+    select_samples,
+)
 from .averages import average_trials
 from .charts import build_charts, series_styles
 from .choose_variant import choose_variants
@@ -86,6 +92,7 @@ def build_report(
     remarks = [choice.remark] if choice else []
     remarks += [*find_remarks(results, trials), *label_mass_remarks(artifacts)]
     remarks += review_remarks(artifacts)
+    remarks += copy_remarks(artifacts)
     classes = class_scores(trials, results)
     paper = compare_with_paper(results) if options.with_paper else None
     remarks += unknown_to_paper(results) if options.with_paper else []

@@ -20,8 +20,9 @@ GROUP = ["task", "level", "classifier", "method"]
 VALIDATION = "validation accuracy"
 NOTES = (
     "The variant with the best mean validation accuracy, in percent, over the data seeds of its "
-    "row; of equal ones the first, and where all are equal there is no row. Only variants with the most finished trials are compared. The "
-    "other tables have its accuracy on test rows, which had no part in the choice."
+    "row; of equal ones the first, and where all are equal there is no row. Only variants with "
+    "the most finished trials are compared. The other tables have its accuracy on test rows, which "
+    "had no part in the choice."
 )
 REMARK = (
     "--by validation: of {variants} variants each row has the one with the best validation "

@@ -21,9 +21,10 @@ from .base import (
     fingerprint,
     generator,
 )
-from .experiment import LEVEL_PATTERN, Experiment, ResourceSettings, SubsampleSettings, parse_level
+from .experiment import Experiment, ResourceSettings
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .paper import PAPER_COLUMNS, PaperColumn, PaperSettings
+from .subsample import LEVEL_PATTERN, SubsampleSettings, parse_level
 from .task import (
     SPLITS,
     Columns,
