@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_fit, cli_init, cli_labels, cli_rows, cli_run, cli_tasks, process
+from . import (
+    __version__,
+    cli_fit,
+    cli_init,
+    cli_labels,
+    cli_report,
+    cli_rows,
+    cli_run,
+    cli_tasks,
+    process,
+)
 from . import cli_executors as executors
 from . import cli_hints as hints
 from . import cli_options as opt
@@ -130,43 +140,7 @@ def train(
 app.add_typer(cli_labels.app)
 
 
-@app.command()
-def report(
-    sources: opt.Sources = None,
-    output: opt.ReportFolder = None,
-    rows: opt.TableRows = None,
-    columns: opt.TableColumns = None,
-    paper: opt.Paper = False,
-    synthetic: opt.SyntheticShown = None,
-    per_class: opt.PerClass = False,
-    diff: opt.Diff = None,
-    out: opt.Out = opt.RESULTS,
-    overrides: opt.Overrides = None,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
-) -> None:
-    """Print and write tables, statistics and tests over all trials."""
-    from .layout import report_folder
-
-    with opt.open_display(quiet, json) as display:
-        from . import report as stage
-
-        if bool(sources) == bool(diff):
-            raise UserError(
-                "report needs configs, folders or files, or two of them after --diff",
-                "for example gpt3mix report results/sst2",
-            )
-        if diff:
-            a, b = (opt.report_inputs([path], out, overrides or (), display) for path in diff)
-            result = stage.compare_runs(a, b, output or report_folder(b.folder), display.callbacks)
-        else:
-            inputs = opt.report_inputs(sources or [], out, overrides or (), display)
-            options = stage.ReportOptions(rows, columns, paper, stage.parse_row_limit(synthetic))
-            folder = output or report_folder(inputs.folder)
-            result = stage.report(inputs, folder, options, display.callbacks)
-        display.print_report(result, per_class=per_class)
-
-
+app.add_typer(cli_report.app)
 app.add_typer(cli_run.app)
 app.add_typer(cli_fit.app)
 app.add_typer(cli_init.app)

@@ -14,7 +14,6 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .console import Display
     from .grid import Grid
-    from .report import ReportInput
 
 RESULTS = Path("results")
 MAX_INT = 2**63 - 1
@@ -180,45 +179,6 @@ ReviewTable = Annotated[
 ]
 Apply = Annotated[bool, typer.Option("--apply", help="take the corrected table back")]
 
-# Of report
-Sources = Annotated[
-    list[Path] | None,
-    typer.Argument(help="configs, or folders and files of trials", metavar="CONFIG|DIR|FILE..."),
-]
-ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="folder of the report")]
-TableRows = Annotated[
-    str | None,
-    typer.Option(
-        "--rows",
-        help="rows of the main table: any of task, level, classifier, method, variant and swept "
-        "keys; default: task,level",
-    ),
-]
-TableColumns = Annotated[
-    str | None, typer.Option("--columns", help="its columns; default: classifier,method")
-]
-Paper = Annotated[
-    bool,
-    typer.Option("--paper", help="print the paper's values next to ours, and what they contradict"),
-]
-PerClass = Annotated[
-    bool,
-    typer.Option("--per-class", help="print precision, recall and F1 of each class, and mistakes"),
-]
-SyntheticShown = Annotated[
-    str | None,
-    typer.Option(
-        "--synthetic",
-        metavar="N|all",
-        help="synthetic rows of a cell that report.html shows, and as many rejected ones; "
-        "default: 200",
-    ),
-]
-Diff = Annotated[
-    tuple[Path, Path] | None,
-    typer.Option(metavar="A B", help="compare two runs, each a config, folder or file"),
-]
-
 # Of plan
 Measure = Annotated[
     bool,
@@ -309,36 +269,3 @@ def load_grid(options: GridOptions, display: "Display", own_output: bool = False
         options.out,
         StageOptions(["gpt3mix", *sys.argv[1:]], options.force, display.callbacks, own_output),
     )
-
-
-def report_inputs(
-    paths: Sequence[Path], out: Path, overrides: Sequence[str], display: "Display"
-) -> "ReportInput":
-    """Return the trials of configs, folders and files.
-
-    Raises:
-        UserError: if a path does not exist.
-    """
-    from .report import ReportInput
-
-    if missing := [path for path in paths if not path.exists()]:
-        raise UserError(
-            f"{missing[0]}: no such file or folder",
-            "give a config, a results folder, or trials files",
-        )
-    configs = [path for path in paths if path.suffix.lower() in (".yaml", ".yml")]
-    sources = [path for path in paths if path not in configs]
-    grids = [load_grid(GridOptions(path, out, overrides), display) for path in configs]
-    names = [grid.experiments[0].name for grid in grids] + [_name(path) for path in sources]
-    if grids:
-        folder = out / names[0] if len(paths) == 1 else out
-    else:
-        folder = sources[0] if sources[0].is_dir() else sources[0].parent
-    expected = [trials for grid in grids for trials in grid.expected_trials()]
-    return ReportInput(", ".join(dict.fromkeys(names)), sources, expected, folder)
-
-
-def _name(path: Path) -> str:
-    if path.is_dir():
-        return path.resolve().name
-    return path.resolve().parent.name if path.stem == "trials" else path.stem

@@ -233,6 +233,11 @@ def find_trials(folder: Path) -> list[Path]:
     )
 
 
+def checkpoint_path(trials: Path, trial: int) -> Path:
+    """Return where a long training of a trials file keeps its state while it runs."""
+    return trials.with_name(f"{trials.stem}.trial-{trial}.checkpoint")
+
+
 def cell_folder(trials: Path) -> Path | None:
     """Return the folder of the cell that a trials file belongs to; None if it is on its own."""
     return trials.parent.parent if trials.parent.name == "trials" else None

@@ -95,7 +95,7 @@ def test_all_problems_are_reported_together_with_their_keys(write: Write) -> Non
         "  task.labels: at least two classes are needed",
         "  trails: unknown key; did you mean 'trials'? "
         "(known here: name, preset, task, tasks, subsample, lm, augment, baselines, classifiers, "
-        "trials, budget, resources, sweep)",
+        "trials, budget, resources, paper, sweep)",
     ]  # fmt: skip
 
 

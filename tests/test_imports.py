@@ -22,15 +22,15 @@ MAX_PARAMETERS = 7  # of a function, `self` not counted; command definitions are
 BASE = {
     "", "classes", "config", "data", "decontamination", "division", "duplicates", "errors",
     "existing_outputs", "files", "folders", "jsonl", "labelled_rows", "layout", "machine",
-    "near_duplicates", "pretrained", "quiet", "records", "settings", "stopping", "table_copies",
-    "tables", "task_files", "text_tables", "unlabelled", "user_cache", "workbook_tables",
-    "yaml_files",
+    "near_duplicates", "pretrained", "provenance", "quiet", "records", "settings", "stopping",
+    "table_copies", "tables", "task_files", "text_tables", "unlabelled", "user_cache",
+    "workbook_tables", "yaml_files",
 }  # fmt: skip
 BASE |= {"guide"}  # the manual: it reads its pages only
 STAGES = {"subsample", "augment", "train", "report"}
 COMMAND_LINE = {
     "cli", "cli_emit", "cli_executors", "cli_fit", "cli_hints", "cli_init", "cli_labels",
-    "cli_options", "cli_rows", "cli_run", "cli_tasks",
+    "cli_options", "cli_report", "cli_rows", "cli_run", "cli_tasks",
     "console", "console_guide", "console_progress", "console_tables", "process",
 }  # fmt: skip
 API = {"api", "api_messages", "api_rows"}
@@ -105,7 +105,7 @@ LIGHT = {
     "rich": {"console", "console_guide", "console_progress", "console_tables", "report.render"},
     "typer": {
         *("cli", "cli_executors", "cli_fit", "cli_init", "cli_labels"),
-        *("cli_options", "cli_rows", "cli_run", "cli_tasks"),
+        *("cli_options", "cli_report", "cli_rows", "cli_run", "cli_tasks"),
     },
     "yaml": {"yaml_files"},
 }

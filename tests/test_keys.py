@@ -33,11 +33,16 @@ NOT_READ_AS_ATTRIBUTES = {
     },
     ("OpenAISettings", "base_url"): "`urls` of the same class reads it",
     ("FilesData", "folds"): "`Task.folds` reads it",
+    **{
+        ("PaperSettings", name): "`Experiment.paper_column` reads it"
+        for name in ("table", "column")
+    },
+    ("Experiment", "paper"): "`Experiment.paper_column` reads it",
     ("TransformerSettings", "preset"): "a validator compares the other keys with it",
     ("Task", "about"): "`gpt3mix tasks` lists it",
     **{
         ("TaskAbout", name): "`gpt3mix tasks` lists it"
-        for name in ("title", "source", "license", "rows")
+        for name in ("title", "source", "license", "citation", "rows")
     },
     ("Task", "specification"): "a validator replaces the other keys",
     ("Experiment", "preset"): "a validator fills in and compares the other keys",

@@ -1,4 +1,4 @@
-"""`preset: quick`: defaults for minutes on two cores, which other values replace."""
+"""`preset: quick`, `preset: paper` and `paper:`, the table of the paper that a config repeats."""
 
 from typing import Any
 
@@ -63,3 +63,57 @@ def test_cross_validation_tests_on_all_folds(keys: dict[str, Any], message: str)
     data = {"kind": "files", "train": "a.csv", "folds": 10}
     with pytest.raises(ValueError, match=message):
         quick(task={**TASK, "data": data}, classifiers=[{"kind": "linear"}], **keys)
+
+
+# The paper ---------------------------------------------------------------------------------------
+
+
+def paper(**keys: Any) -> Experiment:
+    lm = {"kind": "local", "model": "some/base-1b"}
+    keys = {"subsample": {"levels": ["1%"]}, "lm": lm, **keys}
+    return Experiment.model_validate({"name": "x", "task": TASK, **keys})
+
+
+def test_hard_labels_of_the_papers_preset_are_those_of_a_beam_search() -> None:
+    """Temperature 0; an endpoint, which has no beam search, may sample."""
+    augment = {"labels": "hard"}
+    assert paper(preset="paper", augment=augment).augment.temperature == 0
+    assert paper(preset="paper", augment=augment | {"temperature": 1.0}).augment.temperature == 1
+    assert paper(preset="paper").augment.temperature == 1
+    with pytest.raises(ValueError, match=r"preset paper has augment.temperature: 1.0"):
+        paper(preset="paper", augment={"temperature": 0})
+
+
+@pytest.mark.parametrize(
+    ("keys", "column"),
+    [
+        ({"paper": {"table": 1}}, (1, "")),
+        ({"paper": {"table": 2}, "augment": {"k": 4}}, (2, "k=4")),
+        ({"paper": {"table": 2}, "augment": {"k": 3}}, (2, "")),
+        ({"paper": {"table": 3, "column": "curie"}}, (3, "curie")),
+        ({"paper": {"table": 3, "column": {"x": "ada", "some/base-1b": "curie"}}}, (3, "curie")),
+        ({"paper": {"table": 5}, "augment": {"labels": "hard"}}, (5, "hard")),
+        ({"paper": {"table": 5}, "augment": {"labels": "product"}}, (5, "")),
+        ({"paper": {"table": 6}}, (6, "generic")),
+        ({"paper": {"table": 6}, "task": {**TASK, "text_type": "movie review"}}, (6, "optimal")),
+        ({}, None),
+    ],
+)
+def test_a_config_says_which_column_of_the_paper_it_repeats(
+    keys: dict[str, Any], column: tuple[int, str] | None
+) -> None:
+    assert paper(**keys).paper_column == column
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"table": 3}, "Table 3 needs it: which of ada, babbage, curie, davinci"),
+        ({"table": 3, "column": "gpt-4"}, "Table 3 has no 'gpt-4'; its columns are ada"),
+        ({"table": 1, "column": "eda"}, "Table 1 has no 'eda'; its columns are methods"),
+        ({"table": 3, "column": {"x": "ada"}}, "no column for the LM 'some/base-1b'"),
+    ],
+)
+def test_a_column_that_the_paper_lacks_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paper(paper=keys)

@@ -259,3 +259,11 @@ def test_a_temperature_is_a_sound_divisor(key: str, temperature: float) -> None:
 def test_a_method_is_part_of_a_file_name(name: str) -> None:
     with pytest.raises(pydantic.ValidationError):
         EdaSettings(kind="eda", name=name)
+
+
+def test_license_and_citation_of_the_data_are_in_no_fingerprint() -> None:
+    """They are for cards: whoever adds them repeats no training."""
+    keys = {"data": {"kind": "demo"}, "labels": ["pos", "neg"]}
+    cited = Task.model_validate({**keys, "about": {"license": "cc0-1.0", "citation": "@misc{a}"}})
+    assert (cited.about.license, cited.about.citation) == ("cc0-1.0", "@misc{a}")
+    assert cited.model_dump() == Task.model_validate(keys).model_dump()

@@ -16,13 +16,13 @@ from typing import Any
 from ..errors import content_errors
 from ..files import STDIO, atomic_write
 from ..layout import card_path, manifest_path
+from ..provenance import UNKNOWN, data_source, describe_sources, without_path
 from ..records import Augmented, Example, Manifest, StageResult, read_records
-from ..settings import METHOD_TITLES, DemoData, FilesData, HubData, Task
+from ..settings import METHOD_TITLES, Task
 from .statistics import describe_counts
 
 EXAMPLE_ROWS = 3  # in a card
 MAX_LABELS = 5  # classes of a soft label that are shown; few classes are all shown
-UNKNOWN_LICENSE = "unknown"
 # The hub's size categories: rows below the number.
 SIZE_CATEGORIES = {
     1_000: "n<1K",
@@ -115,7 +115,7 @@ def write_card(
     parents = {row.id: row for row in real if row.id in names}
     hint = "remove that file, and run the same command again"
     with content_errors(manifest_path(result.output), hint):
-        card = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN_LICENSE)
+        card = render_card(result.manifest, task, rows, parents, model, license or UNKNOWN)
     with atomic_write(path := card_path(result.output)) as stream:
         stream.write(card.encode())
     return path
@@ -178,7 +178,8 @@ it was made from.
 Put `{manifest.output}` and this file, renamed to `README.md`, into a folder of their own; then
 `hf upload USER/NAME FOLDER . --repo-type dataset`. Without the hub:
 `datasets.load_dataset("json", data_files="{manifest.output}")`.
-"""
+
+{describe_sources(task, {"Language model": model} if model else {})}"""
     return str(DatasetCard(f"---\n{metadata}\n---\n\n{body}"))
 
 
@@ -203,14 +204,14 @@ def _facts(manifest: Manifest, task: Task, model: str | None, license: str) -> s
     is_mlm, lm = manifest.settings.get("kind") == "mlm", manifest.settings.get("lm")
     origin = f"edits of real rows, {'by a masked' if is_mlm else 'without an'} LM"
     if model:
-        origin = f"the language model `{_without_path(model)}` (hash {lm})"
-    if license == UNKNOWN_LICENSE:
+        origin = f"the language model `{without_path(model)}` (hash {lm})"
+    if license == UNKNOWN:
         license += (
-            ": that of the source rows and of the LM's output; find it out before you publish"
+            ": that of the data and of the LM's output; see Sources and licenses before you publish"
         )
     facts = [
         f"Task: {task.label_type} of a {task.text_type}; classes {classes}.",
-        f"Real rows: {_source(task)}; hash of the rows used: `{manifest.inputs.get('train')}`.",
+        f"Real rows: {data_source(task)}; hash of the rows used: `{manifest.inputs.get('train')}`.",
         f"Made by: {origin}.",
         f"License: {license}.",
     ]
@@ -219,27 +220,12 @@ def _facts(manifest: Manifest, task: Task, model: str | None, license: str) -> s
     return "\n".join(f"- {fact}" for fact in facts)
 
 
-def _source(task: Task) -> str:
-    match task.data:
-        case HubData(path=path, name=name, revision=revision):
-            config = f", {name}" if name else ""
-            return f"`{_without_path(path)}`{config} of the hub, revision {revision or 'unknown'}"
-        case FilesData() as data:
-            return f"`{data.train.name}`"
-        case DemoData():
-            return "the movie-review sentences that come with gpt3mix"
-
-
-def _without_path(name: str) -> str:
-    return Path(name).name if Path(name).is_dir() else name
-
-
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_paths(inner) for inner in value]
-    return _without_path(value) if isinstance(value, str) and "/" in value else value
+    return without_path(value) if isinstance(value, str) and "/" in value else value
 
 
 def _plain_row(row: Table4Row) -> str:

@@ -259,7 +259,7 @@ def _train_and_save(
         "candidates": [candidate_row(item) for item in candidates],
         "trial": shown_trial(trial),
     }
-    model = describe_model(runner.classifier, classes, settings)
+    model = describe_model(runner.classifier, classes, settings, best.experiment, best.method)
     card = render_card(CARD, model, _card_values(best.experiment, trial, about, synthetic_set))
     write_model(folder, model, card, about, grid.callbacks, FOLDER_HINT)
     return ChosenModel(folder, candidates, reasons["verdict"], about)

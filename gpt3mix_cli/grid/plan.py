@@ -54,6 +54,7 @@ from .resources import existing_journals
 from .runner import Grid
 from .times import estimate_times
 
+PAPER_TOKENS = 300  # "a GPT3Mix augmentation roughly consumes 300 tokens" (section 4.2)
 MAX_PROMPTS = 4096  # prompts that are rendered and counted in all
 MAX_OTHER_CELLS = 8  # cells that are not planned, whose answers tell about those that are
 MIN_SET_PROMPTS, MAX_SET_PROMPTS = 16, 256  # of them for each synthetic set
@@ -74,8 +75,22 @@ def plan(grid: Grid, cells: Sequence[Cell], measure: bool = False) -> Plan:
         check_prices(experiment.lm)
     result = _Planner(grid).plan(cells)
     times = estimate_times(grid, cells, measure)
-    remarks = [*result.remarks, *times.sources]
+    remarks = [*result.remarks, *_compare_with_paper(grid, result), *times.sources]
     return replace(result, seconds=times.stages, remarks=remarks)
+
+
+def _compare_with_paper(grid: Grid, plan: Plan) -> list[str]:
+    """Return the tokens of a synthetic row next to the paper's, for `preset: paper`."""
+    total, is_paper = plan.total, any(item.preset == "paper" for item in grid.experiments)
+    held = total["held"]
+    names = ("prompt_tokens", "completion_tokens")
+    tokens = [part[name] for part in (total, held) for name in names]
+    if not is_paper or not total["generations"] or None in tokens:
+        return []
+    return [
+        f"tokens of a synthetic row, prompt and answer: {sum(tokens) / total['generations']:,.0f}, "
+        f"rejected ones included; in the paper about {PAPER_TOKENS} (section 4.2)"
+    ]
 
 
 @dataclass(frozen=True)
@@ -237,7 +252,7 @@ class _Planner:
             for classifier in experiment.classifiers_for(method, seed)
         )
         if cell not in self._inputs:
-            return CellEstimate(cell, draws, trainings)
+            return CellEstimate(cell, draws, trainings, *self._count_rows(cell))
         inputs = self._inputs[cell]
         labels = [
             self._estimate_labels(cell, classifier, inputs, estimator)
@@ -259,6 +274,21 @@ class _Planner:
             pending=sum([*pending, *(usage for usage, _ in labels)], NO_USAGE),
             answered=sum([*answered, *(usage for _, usage in labels)], NO_USAGE),
         )
+
+    def _count_rows(self, cell: Cell) -> tuple[int | None, int | None]:
+        """Return the numbers of real rows and of rows to write, for which no LM is needed."""
+        experiment, seed = self._grid.experiment(cell), cell.data_seed
+        try:
+            num_real = len(self._grid.real_rows_or_draw(cell))
+        except UserError:
+            return None, None
+        asked = [
+            experiment.lm_settings_for(method)
+            for method in experiment.methods
+            if experiment.needs_augmentation(method, seed)
+        ]
+        wanted = sum(num_rows_wanted(item.ratio, num_real) for item in asked if item)
+        return num_real, wanted * len(experiment.draws_for(seed))
 
     def _estimate_labels(
         self,

@@ -49,6 +49,7 @@ class Resources:
         self._kept: set[Path] = set()
         self.executor: Executor = SerialExecutor()  # opens the LM and classifiers
         self._cache: dict[str, Any] = {}
+        self._failures: dict[str, UserError] = {}  # of data and tokenizers
         self._unavailable: dict[str, UnavailableClassifier] = {}
         self._splits: dict[tuple[int, int], tuple[Experiment, data.Splits]] = {}
         self._kept_splits: set[int] = set()  # by their id
@@ -73,9 +74,11 @@ class Resources:
             with in_progress(self._callbacks, f"reading the data of {task.name}"):
                 return data.load_splits(task, *chosen, self._callbacks, choice)
 
+        chosen_rows = [*chosen, seed, subsample.test, drops]
         return self._cached(
-            ["data", task.model_dump(), *chosen, seed, str(path), subsample.test, drops],
+            ["data", task.model_dump(), *chosen_rows, str(path)],
             load,
+            failure_key=["data", task.data.model_dump(), task.labels, *chosen_rows],
         )
 
     def _data_path(self, name: str, experiment: Experiment) -> Path:
@@ -178,7 +181,8 @@ class Resources:
                     settings, budget, self._layout.journals, replay_only, self._callbacks
                 )
 
-        return self._cached(["lm", settings.model_dump(), budget, replay_only], open_named_lm)
+        key = ["lm", settings.model_dump(), budget, replay_only]
+        return self._cached(key, open_named_lm, failure_key=key if replay_only else None)
 
     def close_local_lms(self, experiments: Sequence[Experiment]) -> None:
         """Free the memory of LMs that are not behind an endpoint; the next use opens them anew."""
@@ -187,10 +191,11 @@ class Resources:
     def forget_failures(self, experiments: Sequence[Experiment]) -> None:
         """Try anew, at the next use, what could not be opened or was given up.
 
-        That is a classifier whose download failed, a model that was another one than before, and an
-        LM whose servers were away. No stage must be running.
+        That is data or a classifier whose download failed, a model that was another one than
+        before, and an LM whose servers were away. No stage must be running.
         """
         self._unavailable.clear()
+        self._failures.clear()
         cached_classifier.cache_clear()
         self._close_lms(experiments)
 
@@ -315,11 +320,25 @@ class Resources:
 
         return self._cached(["unlabelled", str(path), column, splits.sha], read)
 
-    def _cached(self, key: object, create: Callable[[], Resource]) -> Resource:
-        name = fingerprint(key)
+    def _cached(
+        self, key: object, create: Callable[[], Resource], failure_key: object = None
+    ) -> Resource:
+        """Return what was created for a key before, or create it.
+
+        A hub that is away is asked for half a minute. Of what has a `failure_key` the failure is
+        kept, so that this happens once and not for every cell.
+        """
+        name, failure = fingerprint(key), fingerprint(failure_key)
         with self._lock:
+            if failure in self._failures:
+                raise self._failures[failure]
             if name not in self._cache:
-                self._cache[name] = create()
+                try:
+                    self._cache[name] = create()
+                except UserError as error:
+                    if failure_key is not None:
+                        self._failures[failure] = error
+                    raise
             resource: Resource = self._cache[name]
         return resource
 

@@ -62,6 +62,7 @@ class Grid(Stages):
                         method,
                         classifier.name,
                         cell.variant,
+                        experiment.paper_column,
                     )
                     for method in experiment.methods
                     if experiment.accepts(method, classifier)

@@ -352,8 +352,8 @@ class Stages:
         if runner.classifier is not here:  # the trials ran elsewhere
             runner.classifier, runner.fitted_trial = here, None
         if any(row.status == "ok" for row in rows):
-            name, columns = self.layout.name, self.experiment(step.cell).task.columns
-            save_model(runner, rows, settings, step.save_model, columns, self.callbacks, name)
+            experiment = self.experiment(step.cell)
+            save_model(runner, rows, settings, step.save_model, self.callbacks, experiment)
 
     def steps(self) -> list[Step]:
         """Return the steps of a run, in the order of their dependencies."""

@@ -50,12 +50,14 @@ def average_trials(
     """
     trials = merge_folds(trials)
     asked: dict[Key, int] = {}
+    papers: dict[Key, tuple[int, str] | None] = {}
     swept = dict(trials.drop_duplicates("variant")[["variant", "swept"]].itertuples(index=False))
     for item in expected:
         name = variant_name(item.variant)
         swept[name] = item.variant
         key = (item.task, name, item.level, item.classifier, item.method)
         asked[key] = asked.get(key, 0) + item.trials
+        papers[key] = item.paper
     group = trials.groupby([*KEY, *SPLIT], sort=False, dropna=False).ngroup()
     firsts = trials.assign(group=group)[~group.duplicated()].set_index("group")
     groups: dict[Key, list[int | None]] = {key: [] for key in asked}
@@ -75,7 +77,7 @@ def average_trials(
         split_by = _split_by(firsts.loc[groups[key]], number) if len(groups[key]) > 1 else None
         results.append(Result(
             **named, **same[number], **averages, split_by=split_by, expected=asked.get(key),
-            swept=swept.get(key[1], {}),
+            swept=swept.get(key[1], {}), paper=papers.get(key),
         ))  # fmt: skip
     return ordered, results
 

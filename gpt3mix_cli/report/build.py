@@ -10,7 +10,7 @@ settings, test rows or versions are never averaged.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pandas import DataFrame
@@ -27,12 +27,13 @@ from .artifacts import (
 )
 from .averages import average_trials
 from .charts import build_charts, series_styles
+from .choose_variant import choose_variants
 from .classes import class_scores, classes_table
 from .comparisons import average_over_tasks, compare_results, with_gains
 from .diff import diff_remarks, diff_table, find_differences
 from .document import Report
 from .load_trials import load_trials, refuse_unfair
-from .model import ReportInput, ReportOptions, Result
+from .model import ExpectedTrials, ReportInput, ReportOptions, Result
 from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
 from .remarks import describe_design, find_remarks, list_failures
 from .render import data, latex, markdown, page, plot_files
@@ -82,12 +83,15 @@ def build_report(
     inputs: ReportInput, output: Path, options: ReportOptions, callbacks: Callbacks
 ) -> Report:
     """Return a report without writing it; the arguments are those of `report`."""
-    trials, results = analyze(inputs, callbacks)
+    trials, expected = _load(inputs, callbacks)
+    choice = choose_variants(trials, expected) if options.by_validation else None
+    trials, results = analyze(*choice[:2] if choice else (trials, expected))
     comparisons, pooled = compare_results(results)
     verdict, verdicts = judge_methods(results, comparisons, pooled)
     failures = list_failures(trials)
     artifacts = load_artifacts(trials, options.synthetic_limit, callbacks)
-    remarks = [*find_remarks(results, trials), *label_mass_remarks(artifacts)]
+    remarks = [choice.remark] if choice else []
+    remarks += [*find_remarks(results, trials), *label_mass_remarks(artifacts)]
     remarks += review_remarks(artifacts)
     remarks += copy_remarks(artifacts)
     classes = class_scores(trials, results)
@@ -98,6 +102,7 @@ def build_report(
         for default in (accuracy.TableLayout(), accuracy.PRINT_LAYOUT)
     )
     optional: list[table.Table | None] = [
+        choice.table if choice else None,
         *accuracy.ablation_tables(results),
         accuracy.uneven_table(results, shown),
         table.pooled_table(pooled),
@@ -138,13 +143,15 @@ def build_report(
     )
 
 
-def analyze(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Result]]:
+def analyze(
+    trials: DataFrame, expected: Sequence[ExpectedTrials]
+) -> tuple[DataFrame, list[Result]]:
     """Return the trials, with the index of their results, and the results.
 
     Raises:
-        UserError: if there is no trial, a line is broken, or methods had different subsamples.
+        UserError: if methods had different subsamples.
     """
-    trials, results = _load(inputs, callbacks)
+    trials, results = average_trials(trials, expected)
     refuse_unfair(trials)
     return trials, with_gains(results)
 
@@ -163,7 +170,10 @@ def compare_runs(
     Raises:
         UserError: if one of them has no trial, or a line is broken.
     """
-    differences = find_differences(_load(a, callbacks)[1], _load(b, callbacks)[1])
+    first_results, second_results = (
+        average_trials(*_load(inputs, callbacks))[1] for inputs in (a, b)
+    )
+    differences = find_differences(first_results, second_results)
     first, second = (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
     result = Report(
         title=f"{first} and {second}",
@@ -176,7 +186,7 @@ def compare_runs(
     return result
 
 
-def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Result]]:
+def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, Sequence[ExpectedTrials]]:
     trials = load_trials(inputs, callbacks)
     if trials.empty:
         searched = [*map(str, inputs.sources)]
@@ -186,7 +196,7 @@ def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, list[Re
             f"{', '.join(searched)}: no trials found",
             "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG",
         )
-    return average_trials(trials, inputs.expected)
+    return trials, inputs.expected
 
 
 def _write(output: Path, files: Mapping[str, Callable[[Report], str]], result: Report) -> None:

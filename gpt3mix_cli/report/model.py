@@ -30,6 +30,7 @@ class ExpectedTrials:
         method: name of the method.
         classifier: name of the classifier.
         variant: the swept settings, key -> value; empty without a sweep.
+        paper: the paper's table and column that GPT3Mix repeats; None if the config names none.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class ExpectedTrials:
     method: str
     classifier: str
     variant: Mapping[str, Any]
+    paper: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ class ReportOptions:
         columns: keys of its columns.
         with_paper: print the paper's values next to ours.
         synthetic_limit: synthetic rows of a result on the page, and as many rejects; None for all.
+        by_validation: of a sweep's variants, report on the one with the best validation accuracy.
     """
 
     rows: str | None = None
     columns: str | None = None
     with_paper: bool = False
     synthetic_limit: int | None = DEFAULT_LIMIT
+    by_validation: bool = False
 
 
 # Results -------------------------------------------------------------------------------------
@@ -120,6 +124,7 @@ class Result:
         gain: mean difference to no augmentation, paired by data seed; None without a partner.
         tested: test rows of all data seeds together, which with folds differ; None if unknown.
         swept: the swept settings, key -> value.
+        paper: the paper's table and column that it repeats, where the config names them.
         test_sha: hash of the test rows.
         version: of the package that ran the trials.
         seed_means: subsample -> mean accuracy of its trials.
@@ -158,6 +163,7 @@ class Result:
     gain: float | None = None
     tested: float | None = None
     swept: Mapping[str, Any] = field(default_factory=dict)
+    paper: tuple[int, str] | None = None
     test_sha: str | None = None
     version: str | None = None
     seed_means: Mapping[Subsample, float] = field(default_factory=dict)

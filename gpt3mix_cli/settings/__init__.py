@@ -17,7 +17,7 @@ from .base import (
     fingerprint,
     generator,
 )
-from .experiment import LEVEL_PATTERN, Experiment, ResourceSettings, SubsampleSettings, parse_level
+from .experiment import Experiment, ResourceSettings
 from .lm import Budget, LMSettings, LocalLMSettings, OpenAISettings
 from .methods import (
     GPT3MIX,
@@ -26,6 +26,8 @@ from .methods import (
     BaselineSettings,
     ParaphraseSettings,
 )
+from .paper import PAPER_COLUMNS, PaperColumn, PaperSettings
+from .subsample import LEVEL_PATTERN, SubsampleSettings, parse_level
 from .task import (
     SPLITS,
     Columns,
@@ -56,6 +58,7 @@ __all__ = [
     "LEVEL_PATTERN",
     "METHOD_TITLES",
     "PAPER",
+    "PAPER_COLUMNS",
     "SPLITS",
     "AedaSettings",
     "ArmSettings",
@@ -78,6 +81,8 @@ __all__ = [
     "LocalLMSettings",
     "MlmSettings",
     "OpenAISettings",
+    "PaperColumn",
+    "PaperSettings",
     "ParaphraseSettings",
     "PromptSettings",
     "ResourceSettings",

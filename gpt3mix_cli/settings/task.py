@@ -117,6 +117,7 @@ class TaskAbout(Settings):
     title: str = Field("", description="the data set's name and the paper that describes it")
     source: str = Field("", description="page or file that the data is from")
     license: str = Field("", description="license of the data, as the hub spells it")
+    citation: str = Field("", description="BibTeX entry of the data, for cards")
     rows: dict[Split, StrictInt] = Field({}, description="split -> number of published rows")
 
 
@@ -142,7 +143,10 @@ class Task(Settings):
             "`text`, `label` and the class names"
         ),
     )
-    about: TaskAbout = Field(TaskAbout(), description="what is known about the data")
+    # No fingerprint has it: whoever adds a license repeats no training.
+    about: TaskAbout = Field(
+        TaskAbout(), exclude=True, description="what is known about the data, for cards"
+    )
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -88,6 +88,16 @@ class Encoder:
         self._micro_batch, self._shrunk = self._max_micro_batch, False
 
     @property
+    def micro_batch(self) -> int:
+        """Rows that go through the model at once; fewer after memory ran out."""
+        return self._micro_batch
+
+    @micro_batch.setter
+    def micro_batch(self, rows: int) -> None:
+        self._shrunk = rows < self._micro_batch
+        self._micro_batch = rows
+
+    @property
     def notes(self) -> list[str]:
         """Messages for the user about texts and memory since `start_fit`."""
         notes = {

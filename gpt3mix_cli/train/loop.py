@@ -73,6 +73,7 @@ def train(
         TrialsFailed: if a trial failed; the rows of all trials are written.
         StoppedShort: if no trial can run, or some have not.
     """
+    runner.output = None if output == STDIO else output
     file = TrialsFile(output, runner, trials, options.command)
     hashes = runner.data.hashes
     with locked_unless_up_to_date(output, file.settings, hashes, options) as result:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..provenance import describe_sources
 from ..records import Trial
-from ..settings import TrainableSettings
+from ..settings import Experiment, HubData, TrainableSettings
 from .protocol import Classifier
 from .trials import SyntheticSet
 
@@ -56,7 +57,8 @@ USE = """
 {usage}# with gpt3mix in Python: gpt3mix_cli.predict("DIR", [{{"text": "..."}}])
 # on the command line: gpt3mix predict DIR -i texts.jsonl -o labelled.jsonl
 ```
-"""
+
+{sources}"""
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,49 @@ class ModelDescription:
         classes: the task's classes.
         settings: of the classifier; a model in a folder has the folder's name.
         base_model: hub id of the pretrained model, or minilm; None if there is none.
+        data: hub id of the data set; None if it is not of the hub.
+        sources: sections of the card about the data, the models and what to cite.
     """
 
     classifier: Classifier
     classes: Sequence[str]
     settings: dict[str, Any]
     base_model: str | None
+    data: str | None = None
+    sources: str = ""
 
 
 def describe_model(
-    classifier: Classifier, classes: Sequence[str], settings: TrainableSettings
+    classifier: Classifier,
+    classes: Sequence[str],
+    settings: TrainableSettings,
+    experiment: Experiment | None = None,
+    method: str = "none",
 ) -> ModelDescription:
-    """Return the description of a fitted classifier, without paths of this machine."""
+    """Return the description of a fitted classifier, without paths of this machine.
+
+    Args:
+        classifier: the fitted classifier.
+        classes: the task's classes.
+        settings: of the classifier.
+        experiment: that it was trained in, for its sources.
+        method: that wrote its synthetic rows.
+    """
     values, base_model = settings.model_dump(exclude={"name", "trials"}), None
     if "model" in values:
         path = Path(values["model"])
         base_model = None if path.is_dir() else values["model"]
         values["model"] = base_model or path.name
-    return ModelDescription(classifier, classes, values, base_model)
+    if experiment is None:
+        return ModelDescription(classifier, classes, values, base_model)
+    uses = {"Pretrained model": getattr(settings, "model", None)}
+    if experiment.lm and method != "none" and experiment.lm_settings_for(method):
+        uses["Language model of the synthetic rows"] = experiment.lm.model
+    task, models = experiment.task, {use: model for use, model in uses.items() if model}
+    hub_id = task.data.path if isinstance(task.data, HubData) else ""
+    data = hub_id if hub_id and not Path(hub_id).is_dir() else None
+    sources = describe_sources(task, models)
+    return ModelDescription(classifier, classes, values, base_model, data, sources)
 
 
 def trial_card(model: ModelDescription, row: Trial, synthetic: SyntheticSet | None) -> str:
@@ -120,6 +147,7 @@ def render_card(sections: str, model: ModelDescription, values: Mapping[str, Any
         pipeline_tag="text-classification",
         tags=["gpt3mix"],
         library_name=classifier.library_name,
+        datasets=[model.data] if model.data else None,
         base_model=MINILM_HUB_ID if model.base_model == "minilm" else model.base_model,
     )
     scores = [
@@ -135,5 +163,6 @@ def render_card(sections: str, model: ModelDescription, values: Mapping[str, Any
         "settings": json.dumps({k: v for k, v in settings.items() if k not in NOT_IN_CARD}),
         "scores": "\n".join(scores),
         "usage": classifier.usage_snippet.format(**settings),
+        "sources": model.sources,
     }
     return (HEADER + sections + USE).format(**{**values, **common})

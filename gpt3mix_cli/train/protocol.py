@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from ..errors import UserError
 from ..lm import LM
@@ -21,6 +21,9 @@ from ..settings import (
     TransformerSettings,
 )
 from .targets import UntrainableError
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Classifier(Protocol):
         summary: what it is, for the model card; settings such as `{model}` are filled in.
         library_name: the library that reads a saved model, as the hub names it; None if none does.
         usage_snippet: Python code that loads a saved model `DIR`; settings are filled in.
+        checkpoint: where the next fit keeps its state, if it takes long; None for nowhere.
     """
 
     about: dict[str, Any]
@@ -81,6 +85,7 @@ class Classifier(Protocol):
     summary: str = ""
     library_name: str | None = None
     usage_snippet: str = ""
+    checkpoint: "Checkpoint | None" = None
 
     @property
     def notes(self) -> Sequence[str]:

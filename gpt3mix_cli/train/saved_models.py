@@ -27,7 +27,7 @@ from ..errors import (
 from ..files import temporary_path, write_errors
 from ..jsonl import to_json
 from ..records import Trial
-from ..settings import Columns, TrainableSettings
+from ..settings import Columns, Experiment, TrainableSettings
 from .calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from .model_card import ModelDescription, describe_model, trial_card
 from .protocol import Classifier, open_classifier
@@ -45,9 +45,8 @@ def save_model(
     rows: Sequence[Trial],
     settings: TrainableSettings,
     folder: Path,
-    columns: Columns = DEFAULT_COLUMNS,
     callbacks: Callbacks = NO_CALLBACKS,
-    experiment: str = "",
+    experiment: Experiment | None = None,
 ) -> Trial:
     """Write the model of the trial with the best validation accuracy; return the trial's row.
 
@@ -59,9 +58,8 @@ def save_model(
         rows: the trials' rows.
         settings: the classifier's settings.
         folder: where to write; an earlier model of the experiment and task there is replaced.
-        columns: of the rows.
         callbacks: for progress, warnings and notes.
-        experiment: its name.
+        experiment: the experiment.
 
     Raises:
         UserError: if the folder holds something else, or cannot be written.
@@ -75,9 +73,13 @@ def save_model(
     best = min(finished, key=lambda row: (-(row.valid_accuracy or 0), row.trial))
     if runner.fitted_trial != best.trial:
         best = _repeat(runner, best, folder.resolve(), callbacks)
-    model = describe_model(runner.classifier, runner.classes, settings)
+    model = describe_model(
+        runner.classifier, runner.classes, settings, experiment, runner.key.method
+    )
     card = trial_card(model, best, runner.data.synthetic.get(best.draw))
-    about = {"experiment": experiment, **saved_columns(columns), "trial": shown_trial(best)}
+    columns = experiment.task.columns if experiment else Columns()
+    name = experiment.name if experiment else ""
+    about = {"experiment": name, **saved_columns(columns), "trial": shown_trial(best)}
     write_model(folder, model, card, about, callbacks)
     return best
 

@@ -13,7 +13,7 @@ after each epoch. Decisions where the paper is silent:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ..pretrained import model_path
 from ..records import Augmented, Example
 from ..settings import TransformerSettings, generator
 from ..user_cache import ModelFacts
+from .checkpoint import FitState
 from .encoder import Encoder, cpu_threads
 from .protocol import Classifier, EpochCallback, FitResult, cached_classifier, ignore_epoch
 from .targets import target_rows
@@ -124,31 +125,26 @@ class TransformerClassifier(Classifier):
         truth = torch.tensor(
             [self._classes.index(row.label) for row in validation], device=encoder.device
         )
-        optimizer, schedule = self._optimizer(len(train))
-        history: list[Mapping[str, Any]] = []
-        best, best_epoch = -1.0, 0
-        best_weights = {name: w.clone() for name, w in encoder.model.state_dict().items()}
-        for epoch in range(1, settings.max_epochs + 1):
+        fit = FitState(encoder, *self._optimizer(len(train)))
+        if self.checkpoint and (state := self.checkpoint.load()):
+            fit.restore(state)
+        for epoch in range(fit.epoch + 1, settings.max_epochs + 1):
             order = generator(seed, "epoch", epoch).sample(range(len(train)), len(train))
-            loss = self._epoch(train_tokens, targets, order, optimizer, schedule)
+            loss = self._epoch(train_tokens, targets, order, fit.optimizer, fit.schedule)
             if not validation:
                 continue
             score = float((encoder.logits(validation_tokens).argmax(1) == truth).double().mean())
-            history.append(
-                {"epoch": epoch, "loss": round(loss, 6), "valid_accuracy": round(score, 6)}
-            )
-            if score > best:
-                best, best_epoch = score, epoch
-                for name, weight in encoder.model.state_dict().items():
-                    best_weights[name].copy_(weight)
-            last = min(best_epoch + settings.patience, settings.max_epochs)
-            on_epoch(history[-1], history[best_epoch - 1], last, settings.max_epochs)
-            if epoch - best_epoch >= settings.patience:
+            fit.record(epoch, loss, score)
+            last = min(fit.best_epoch + settings.patience, settings.max_epochs)
+            on_epoch(fit.history[-1], fit.history[fit.best_epoch - 1], last, settings.max_epochs)
+            if epoch - fit.best_epoch >= settings.patience:
                 break
+            if self.checkpoint:
+                self.checkpoint.save_if_due(fit)
         if not validation:
             return FitResult(None)
-        encoder.model.load_state_dict(best_weights)
-        return FitResult(best, best_epoch, tuple(history))
+        encoder.model.load_state_dict(fit.best_weights)
+        return FitResult(fit.best, fit.best_epoch, tuple(fit.history))
 
     def _optimizer(self, num_rows: int) -> tuple[Any, Any]:
         import torch

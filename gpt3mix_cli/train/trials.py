@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .. import __version__
 from ..errors import NO_CALLBACKS, Callbacks, StoppedShort, UserError, in_progress
-from ..layout import TrialKey, tensorboard_folder
+from ..layout import TrialKey, checkpoint_path, tensorboard_folder
 from ..pretrained import out_of_memory
 from ..records import Augmented, Example, Record, Trial, hash_rows
 from ..settings import SoftLabelTraining, derived_seed, fingerprint
 from ..stopping import is_stop_requested
 from . import metrics
-from .protocol import Classifier, EpochCallback
+from .checkpoint import Checkpoint
+from .protocol import Classifier, EpochCallback, FitResult
 from .targets import UntrainableError, assign_targets
 
 FIT_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError)
@@ -178,6 +179,7 @@ class TrialRunner:
         target_settings: how rows become training targets.
         weight: of a synthetic row, for `synthetic_weight: auto`.
         tensorboard_root: folder for TensorBoard; None for no logs.
+        output: the trials file, next to which long trainings keep checkpoints; None for none.
         fitted_trial: the trial whose weights `classifier` has in this process, if any.
     """
 
@@ -189,6 +191,7 @@ class TrialRunner:
     target_settings: SoftLabelTraining = field(default_factory=SoftLabelTraining)
     tensorboard_root: Path | None = None
     weight: float | None = None
+    output: Path | None = None
     fitted_trial: int | None = field(default=None, init=False)
 
     @functools.cached_property
@@ -227,8 +230,9 @@ class TrialRunner:
             rows = assign_targets(self.targets, self.data.real, synthetic.rows, self.classes)
             self.fitted_trial = None
             seed = training_seed(self.master_seed, number)
+            checkpoint = self._checkpoint(number, seed, rows)
             with self._epoch_callback(number, callbacks) as on_epoch:
-                fit = self.classifier.fit(rows, self.data.validation, seed, on_epoch)
+                fit = self._fit(rows, seed, on_epoch, checkpoint)
             self.fitted_trial = number
             scores = metrics.score(
                 self.classifier.predict_proba([row.text for row in self.data.test]),
@@ -254,7 +258,32 @@ class TrialRunner:
                 "tokens_per_prediction": round(tokens / len(self.data.test), 2),
             }
         epochs = [Epoch(trial=number, **epoch) for epoch in fit.history]
-        return TrialResult(self._row(job, **scores), epochs, self.classifier.notes)
+        notes = [*self.classifier.notes, *(checkpoint.notes if checkpoint else ())]
+        return TrialResult(self._row(job, **scores), epochs, notes)
+
+    def _checkpoint(self, trial: int, seed: int, rows: Sequence[Augmented]) -> Checkpoint | None:
+        if self.output is None:
+            return None
+        # The settings have the hash of the validation rows, and the rows their weights.
+        key = fingerprint([self.settings, seed, [[row.text, row.probs] for row in rows]])
+        return Checkpoint(checkpoint_path(self.output, trial), key)
+
+    def _fit(
+        self,
+        rows: Sequence[Augmented],
+        seed: int,
+        on_epoch: EpochCallback,
+        checkpoint: Checkpoint | None,
+    ) -> FitResult:
+        """Fit the classifier; an interrupted fit goes on from its checkpoint."""
+        self.classifier.checkpoint = checkpoint
+        try:
+            fit = self.classifier.fit(rows, self.data.validation, seed, on_epoch)
+        finally:
+            self.classifier.checkpoint = None
+        if checkpoint:
+            checkpoint.remove()
+        return fit
 
     def _refuse_other_classifier(self) -> None:
         # A worker may have opened it after a new version of its model came.

@@ -10,6 +10,7 @@ import yaml
 from gpt3mix_cli.augment.card import render_card, table4_rows, write_card
 from gpt3mix_cli.augment.statistics import Statistics
 from gpt3mix_cli.layout import card_path
+from gpt3mix_cli.provenance import model_license
 from gpt3mix_cli.records import (
     Augmented,
     Example,
@@ -122,7 +123,7 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path, task: Task) -> None
         f"`{tmp_path.name}`",
         "3 max_parent_overlap",
         "label mass 0.900",
-        "find it out",
+        "see Sources and licenses before you publish",
     ):
         assert word in text
     assert (
@@ -149,6 +150,32 @@ def test_the_license_is_the_hubs_word_or_one_of_its_own(
         name: value for name, value in header(text).items() if name.startswith("license")
     } == expected
     assert f"License: {license}." in text
+
+
+def test_a_card_has_sources_licenses_and_citations(tmp_path: Path, task: Task) -> None:
+    about = {
+        "title": "Reviews",
+        "license": "cc0-1.0",
+        "citation": "@misc{reviews,\n year={2020}}\n",
+    }
+    data = {"kind": "hub", "path": "SetFit/sst2", "revision": "abc"}
+    task = Task.model_validate({**task.model_dump(), "data": data, "about": about})
+    card = write_card(
+        made(tmp_path, [MIXED]), task, tmp_path / "train.jsonl", "EleutherAI/pythia-2.8b"
+    ).read_text("utf-8")
+    assert "- Data: Reviews, `SetFit/sst2` of the hub, revision abc; license: cc0-1.0." in card
+    assert "- Language model: `EleutherAI/pythia-2.8b`; license: apache-2.0." in card
+    bibtex = card.split("```bibtex\n")[1].split("\n```")[0]
+    assert "@inproceedings{yoo2021gpt3mix," in bibtex
+    assert bibtex.endswith("@misc{reviews,\n year={2020}}")
+
+
+def test_the_license_of_a_model_in_a_folder_is_that_of_its_card(tmp_path: Path) -> None:
+    assert model_license(str(tmp_path)) == "unknown"
+    (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nlicense: gpl\n")
+    assert model_license(str(tmp_path)) == "mit"
+    assert model_license("bundled") == "apache-2.0"
+    assert model_license("someone/model") == "unknown"
 
 
 def test_no_text_can_end_the_block_that_it_is_in(tmp_path: Path, task: Task) -> None:

@@ -7,14 +7,16 @@ import pytest
 from rows import inputs, seeds
 
 from gpt3mix_cli.records import write_records
-from gpt3mix_cli.report import ReportOptions, paper, report
+from gpt3mix_cli.report import ExpectedTrials, ReportOptions, paper, report
 
 
 def test_all_printed_values_are_present() -> None:
     rows = list(paper.load_paper().itertuples())
-    counts = {table: sum(row.table == table for row in rows) for table in (1, 2, 3, 5, 6)}
-    assert counts == {1: 8 * (6 * 3 + 3), 2: 12, 3: 12, 5: 9, 6: 18}
-    assert {(row.table, row.page) for row in rows} == {(1, 5), (2, 6), (3, 6), (5, 7), (6, 8)}
+    counts = {table: sum(row.table == table for row in rows) for table in (0, 1, 2, 3, 5, 6)}
+    assert counts == {0: 4, 1: 8 * (6 * 3 + 3), 2: 12, 3: 12, 5: 9, 6: 18}
+    assert {(row.table, row.page) for row in rows} == {
+        (0, 6), (1, 5), (2, 6), (3, 6), (5, 7), (6, 8),
+    }  # fmt: skip
     # Of each line of Table 1 one figure is bold, and of its averages too.
     assert sum(row.best for row in rows if row.table == 1) == 2 * 21
 
@@ -98,7 +100,6 @@ def test_our_value_is_next_to_the_printed_one(tmp_path: Path) -> None:
     ("variant", "table", "column"),
     [
         ({"augment.k": 4}, 2, "k=4"),
-        ({"lm.model": "openai/curie"}, 3, "curie"),
         ({"augment.labels": "hard"}, 5, "hard"),
         ({"task.text_type": "text", "task.label_type": "label"}, 6, "generic"),
         ({"task": "../tasks/sst2.yaml"}, 6, "optimal"),
@@ -158,3 +159,55 @@ def test_a_classifier_and_task_that_the_paper_lacks_are_named(tmp_path: Path) ->
     assert any("no task tickets" in remark for remark in result.remarks)
     assert any("no level 8/class" in remark for remark in result.remarks)
     assert "Our classifier is another one (linear)." in (tmp_path / "report.md").read_text("utf-8")
+
+
+def expected(path: Path, method: str, column: tuple[int, str], **swept: Any) -> ExpectedTrials:
+    return ExpectedTrials(path, 2, "sst2", "1%", method, "distilbert", swept, column)
+
+
+def test_the_config_names_the_column_of_the_paper(tmp_path: Path) -> None:
+    """An LM's name says nothing: the config says which GPT-3 it takes the place of."""
+    rows, asked = [], []
+    for number, (model, column) in enumerate({"curie-tiny": "ada", "b": "davinci"}.items()):
+        rows += [
+            *seeds([0.5, 0.5], classifier="distilbert", variant={"lm.model": model}),
+            *seeds(
+                [0.6 + number / 10] * 2,
+                classifier="distilbert",
+                method="gpt3mix",
+                variant={"lm.model": model},
+            ),
+        ]
+        asked += [
+            expected(tmp_path / "none", method, (3, column), **{"lm.model": model})
+            for method in ("none", "gpt3mix")
+        ]
+    write_records(tmp_path / "trials.jsonl", rows)
+    options = ReportOptions(with_paper=True)
+    result = report(inputs(tmp_path / "trials.jsonl", expected=asked), tmp_path, options)
+    ours = {
+        (row.table, row.column): row.ours
+        for row in result.paper.itertuples()
+        if row.ours is not None and row.column != "none"
+    }
+    assert ours == {(3, "ada"): 0.6, (3, "davinci"): 0.7}
+    without_config = report(inputs(tmp_path / "trials.jsonl"), tmp_path, options)
+    table_3 = without_config.paper[without_config.paper["table"] == 3]
+    assert not table_3["ours"].notna().any()
+    assert any("gpt3mix report CONFIG --paper" in remark for remark in without_config.remarks)
+
+
+def test_the_full_data_of_section_43_is_next_to_ours(tmp_path: Path) -> None:
+    rows = [
+        *seeds([0.90, 0.90], classifier="bert", level="full"),
+        *seeds([0.92, 0.92], classifier="bert", level="full", method="gpt3mix", n_synthetic=70),
+    ]
+    write_records(tmp_path / "trials.jsonl", rows)
+    result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
+    page = (tmp_path / "report.md").read_text("utf-8")
+    assert "Section 4.3 (page 6): all of SST-2, ratio 1, BERT" in page
+    assert "90.33 / 90.0 ± 0.0 (2): -0.3" in page
+    assert "93.25 / 92.0 ± 0.0 (2): -1.2" in page
+    assert not [remark for remark in result.remarks if "no level" in remark]
+    # Rows of 8 per class are no full data.
+    assert paper._normal_level("full") != paper._normal_level("8/class")

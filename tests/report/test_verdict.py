@@ -13,6 +13,7 @@ from gpt3mix_cli.errors import NO_CALLBACKS
 from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report.build import analyze
 from gpt3mix_cli.report.comparisons import compare_results
+from gpt3mix_cli.report.load_trials import load_trials
 from gpt3mix_cli.report.model import Result
 from gpt3mix_cli.report.verdict import Verdict, judge_methods
 
@@ -38,7 +39,7 @@ def judge(tmp_path: Path, rows: list[Trial]) -> tuple[list[str], list[Verdict]]:
 
 def read(tmp_path: Path, rows: list[Trial]) -> list[Result]:
     write_records(tmp_path / "trials" / "all.jsonl", rows)
-    return analyze(inputs(tmp_path), NO_CALLBACKS)[1]
+    return analyze(load_trials(inputs(tmp_path), NO_CALLBACKS), [])[1]
 
 
 def moved(rows: list[Trial], **fields: object) -> list[Trial]:

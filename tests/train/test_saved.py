@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import Callbacks
 from gpt3mix_cli.grid import Grid, TrainStep
 from gpt3mix_cli.records import Augmented, StageOptions, Trial, read_records, write_records
+from gpt3mix_cli.settings import Experiment as ExperimentSettings
 from gpt3mix_cli.settings import LinearSettings
 from gpt3mix_cli.train import cached_classifier, open_classifier, saved_models
 from gpt3mix_cli.train import predict as predict_module
-from gpt3mix_cli.train.model_card import describe_model
+from gpt3mix_cli.train.model_card import describe_model, render_card
 from gpt3mix_cli.train.predict import predict
 from gpt3mix_cli.train.saved_models import MODEL_FILE, write_model
 
@@ -158,6 +160,26 @@ def test_the_card_has_data_method_and_scores(kept: Experiment, kind: str) -> Non
     assert f"| validation accuracy | {row.valid_accuracy:.4f} |" in card
     assert f"`{row.confusion}`" in card
     assert "tiny-encoder" in card if kind == "tiny" else "tf-idf" in card
+    assert "## Sources and licenses" in card
+    assert "@inproceedings{yoo2021gpt3mix," in card
+    assert ("- Pretrained model: `tiny-encoder" in card) == (kind == "tiny")
+
+
+def test_the_header_of_a_model_card_is_valid_and_names_the_data_set() -> None:
+    keys = {"data": {"kind": "hub", "path": "SetFit/sst2"}, "labels": ["pos", "neg"]}
+    lm = {"kind": "local", "model": "bundled"}
+    config = {"name": "x", "task": keys, "subsample": {"levels": ["1%"]}, "lm": lm}
+    whole = ExperimentSettings.model_validate(config)
+    settings = LinearSettings(kind="linear")
+    classifier = open_classifier(settings, ["pos", "neg"])
+    model = describe_model(classifier, ["pos", "neg"], settings, whole, "gpt3mix")
+    card = render_card("", model, {"task": "sst2"})
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["datasets"] == ["SetFit/sst2"]
+    assert header["pipeline_tag"] == "text-classification"
+    assert "- Language model of the synthetic rows: `bundled`; license: apache-2.0." in card
+    plain = describe_model(classifier, ["pos", "neg"], settings, whole)
+    assert "Language model" not in plain.sources
 
 
 def test_a_linear_model_is_plain_weights(kept: Experiment) -> None:

@@ -14,7 +14,7 @@ from ..diff import Difference
 from ..document import Report
 from ..model import Result
 
-NOT_IN_JSON = {"swept", "test_sha", "version", "seed_means", "scores"}
+NOT_IN_JSON = {"swept", "paper", "test_sha", "version", "seed_means", "scores"}
 # `seconds` would make the file another one in each run.
 NOT_IN_CSV = NOT_IN_JSON | {"ci", "seconds"}
 RATES = ["gain_per_usd", "gain_per_1k_tokens"]

@@ -23,7 +23,7 @@ def terminal_tables(tables: Sequence[Table]) -> list[Table]:
     return [
         table
         for table in tables
-        if table.name.startswith(("ablation", "paper"))
+        if table.name.startswith(("ablation", "chosen", "paper"))
         or (
             table.name in names
             and (table.name != "comparisons" or len(table.rows) <= MAX_COMPARISONS)
