@@ -74,6 +74,15 @@ def paper(**keys: Any) -> Experiment:
     return Experiment.model_validate({"name": "x", "task": TASK, **keys})
 
 
+def test_the_papers_preset_rejects_nothing_that_the_paper_keeps_unless_it_is_asked_to() -> None:
+    row_filter = paper(preset="paper").augment.filter
+    thresholds = row_filter.max_similarity, row_filter.max_parent_overlap, row_filter.max_repetition
+    assert thresholds == (None, None, None)
+    chosen = paper(preset="paper", augment={"filter": {"max_similarity": 0.9}}).augment.filter
+    assert (chosen.max_similarity, chosen.max_parent_overlap) == (0.9, None)
+    assert paper().augment.filter.max_similarity == 0.75
+
+
 def test_hard_labels_of_the_papers_preset_are_those_of_a_beam_search() -> None:
     """Temperature 0; an endpoint, which has no beam search, may sample."""
     augment = {"labels": "hard"}

@@ -26,6 +26,15 @@ PAPER_VALUES: Mapping[str, Mapping[str, Any]] = {
 # behind an endpoint has none, so another temperature is accepted; its beams are sampled texts.
 HARD_LABELS_TEMPERATURE = 0.0
 
+# The paper keeps every row that its pattern matches. What it does not print may be chosen: copies of
+# real and test rows are rejected as without the preset.
+PAPER_FILTER: Mapping[str, Any] = {
+    "max_parent_overlap": None,
+    "max_similarity": None,
+    "max_repetition": None,
+    "max_foreign_script": None,
+}
+
 # A synthetic row for each real one and two trials: a choice in minutes. Validation rows are few, so
 # their choice is less certain than two trials make it.
 QUICK_VALUES: Mapping[str, Mapping[str, Any]] = {
@@ -103,6 +112,11 @@ def with_paper_values(experiment: Mapping[str, Any]) -> dict[str, Any]:
                     f"not {own[key]}; remove one of the two"
                 )
         result[section] = {**own, **values}
+    augment = result.get("augment")
+    if isinstance(augment, Mapping):
+        own = {} if augment.get("filter") is None else augment["filter"]
+        if isinstance(own, Mapping):
+            result["augment"] = {**augment, "filter": {**PAPER_FILTER, **own}}
     if isinstance(classifiers := result.get("classifiers"), list):
         result["classifiers"] = [
             {**item, "preset": "paper"}
