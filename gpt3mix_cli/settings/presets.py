@@ -26,8 +26,8 @@ PAPER_VALUES: Mapping[str, Mapping[str, Any]] = {
 # behind an endpoint has none, so another temperature is accepted; its beams are sampled texts.
 HARD_LABELS_TEMPERATURE = 0.0
 
-# The paper keeps every row that its pattern matches. What it does not print may be chosen: copies of
-# real and test rows are rejected as without the preset.
+# The paper keeps every row that its pattern matches; other values are accepted. Copies of
+# real and test rows are rejected in any case.
 PAPER_FILTER: Mapping[str, Any] = {
     "max_parent_overlap": None,
     "max_similarity": None,
