@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measure what starts cost, and what the grid itself costs for each cell.
 
-    python scripts/bench/grid.py [--cells 10000] [--workers]
+    python scripts/bench/grid.py [--cells 10000] [--workers] [--ray]
 
-Prints three tables:
+Prints four tables:
 
 1. CPU time of commands that have nothing to do, whole processes, the median of 5 runs: those of the
    packaged demo, reduced to one data seed and classifiers that take seconds.
@@ -11,6 +11,7 @@ Prints three tables:
    have four real rows each; the classifier's fit is replaced by constant predictions, so that only
    the grid is measured. All else is the real code: draws, manifests, locks and trials files.
 3. With --workers, the time of the demo on 2 workers and on 1, which takes many minutes.
+4. With --ray, what Ray adds to a trial in worker processes (grid_ray.py; needs the extra `ray`).
 
 CPU times are those of the processes and their children; on a busy machine they are higher.
 """
@@ -18,6 +19,7 @@ CPU times are those of the processes and their children; on a busy machine they 
 import argparse
 import os
 import resource
+import runpy
 import statistics
 import subprocess
 import sys
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", action="store_true", help="time the demo on 2 workers and on 1"
     )
+    parser.add_argument("--ray", action="store_true", help="measure what Ray adds to a trial")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,6 +63,10 @@ def main() -> None:
         print_cells(folder / "cells", arguments.cells)
         if arguments.workers:
             print_workers(folder / "workers")
+    if arguments.ray:
+        print(
+            f"\n{runpy.run_path(str(Path(__file__).with_name('grid_ray.py')))['measure_ray'](40)}"
+        )
 
 
 def print_row(name: str, value: float, unit: str) -> None:
