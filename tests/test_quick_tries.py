@@ -70,3 +70,17 @@ def test_synthetic_rows_are_no_copies_of_any_test_row(tmp_path: Path) -> None:
     part, whole = (grid.resources.augment_options(grid.experiments[0], 0, 0) for grid in grids)
     assert len(part.test) == 370
     assert part == whole
+
+
+def test_prompts_hold_no_copy_of_any_test_row(tmp_path: Path) -> None:
+    """So a quick try asks what the whole experiment asks, and is paid once."""
+    path = tmp_path / "quick.yaml"
+    path.write_text(CONFIG)
+    grid = Grid(load_experiments(path), tmp_path)
+    rows = grid.resources.splits(grid.experiments[0]).test
+    (tmp_path / "texts.txt").write_text("\n".join(["A text of its own.", *(r.text for r in rows)]))
+    overrides = ["subsample.test=20", "lm={kind: local, model: bundled}"]
+    overrides.append(f"augment.unlabelled={tmp_path / 'texts.txt'}")
+    quick = Grid(load_experiments(path, overrides), tmp_path)
+    texts = quick.resources.unlabelled_texts(quick.experiments[0], "gpt3mix")
+    assert texts == ("A text of its own.",)

@@ -44,7 +44,6 @@ from .soft_labels import (
 CACHE_VERSION = 5  # raise it if the same settings give other rows
 # Settings that decide how many rows are made and which are kept, but not what an attempt yields.
 QUOTA_SETTINGS = {"ratio", "synthetic_sets", "attempts", "filter"}
-EXTRAS_SETTINGS = set(PromptContent.model_fields)  # see `ExtrasSource.about`
 # Settings that have no effect with a kind of label.
 LM_LABEL_SETTINGS = {"label_temperature", "contextual_calibration", "label_prior", "label_check"}
 UNUSED_SETTINGS = {

@@ -235,7 +235,9 @@ class _Planner:
             return None
         info = self._grid.resources.lm(experiment, replay_only=True).info
         for paths in (journals, self._grid.layout.journals()):
-            key = fingerprint([info.fingerprint, request.beams, *map(str, paths)])
+            # Journals of all tasks and methods hold requests of several kinds.
+            kind = [read.__name__, request.prompt.rpartition("\n")[2], request.label_prefix]
+            key = fingerprint([info.fingerprint, request.beams, kind, *map(str, paths)])
             if key not in self._bills:
                 self._bills[key] = read(paths, info.model, request, info.count_tokens)
             bill = self._bills[key]

@@ -310,7 +310,9 @@ class Resources:
         splits = self.splits(experiment, data_seed)
 
         def read() -> tuple[str, ...]:
-            texts, left_out = read_unlabelled(path, column, [*splits.validation, *splits.test])
+            # All test rows: a part that makes a quick try changes no prompt.
+            held_out = [*splits.validation, *splits.all_test]
+            texts, left_out = read_unlabelled(path, column, held_out)
             if left_out:
                 self._callbacks.warn(
                     f"{path}: {left_out} texts are copies of validation or test rows, and are "

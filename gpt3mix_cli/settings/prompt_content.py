@@ -2,11 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from .base import Settings, StrictInt
 
-Text = Annotated[str, Field(min_length=1)]
+
+def _to_one_line(value: object) -> object:
+    # The header of a prompt is one line; YAML may spread a text over several.
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+Text = Annotated[str, Field(min_length=1), BeforeValidator(_to_one_line)]
 
 
 class PromptContent(Settings):
@@ -38,4 +44,4 @@ class PromptContent(Settings):
     @field_validator("label_descriptions")
     @classmethod
     def _without_period(cls, value: dict[str, str]) -> dict[str, str]:
-        return {name: text.strip().rstrip(".") for name, text in value.items()}
+        return {name: text.rstrip(".") for name, text in value.items()}

@@ -7,9 +7,11 @@ it cannot be written or read, the user gets a note, and the training goes on or 
 import contextlib
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..errors import UserError
 from ..files import atomic_write
 
@@ -107,6 +109,11 @@ class Checkpoint:
         self._path, self._key = path, key
         self._last = time.monotonic()
 
+    @property
+    def _full_key(self) -> list[str]:
+        # Another version may compute other numbers, or give the weights other names.
+        return [self._key, __version__, version("torch"), version("transformers")]
+
     def load(self) -> dict[str, Any] | None:
         """Return the state of an interrupted fit, its tensors on the CPU; None if there is none."""
         import torch
@@ -115,7 +122,7 @@ class Checkpoint:
             return None
         try:
             state = torch.load(self._path, map_location="cpu", weights_only=True)
-            is_ours = state["key"] == [self._key, str(torch.__version__)]
+            is_ours = state["key"] == self._full_key
         except Exception as error:  # whatever a torn or foreign file makes of it
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.notes.append(f"{self._path} is damaged ({reason}); the training starts anew")
@@ -131,7 +138,7 @@ class Checkpoint:
 
         try:
             with atomic_write(self._path) as stream:
-                state = {**fit.as_dict(), "key": [self._key, str(torch.__version__)]}
+                state = {**fit.as_dict(), "key": self._full_key}
                 torch.save(state, stream)  # type: ignore[arg-type]  # it only writes
         except (UserError, OSError, RuntimeError) as error:
             reason = error.message if isinstance(error, UserError) else str(error)

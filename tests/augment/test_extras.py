@@ -54,6 +54,17 @@ def test_attributes_are_drawn_by_seed_and_attempt_alone() -> None:
     assert [tuple(row.attributes.items()) for row in other] != drawn
 
 
+def test_the_header_is_one_line_however_the_config_spreads_it() -> None:
+    lm = Echo()
+    words = {"label_descriptions": {"pos": "praise\n\nof a film.\n"}}
+    generated(lm, count=1, k=0, attributes={"topic": ["the\nplot"]}, **words)
+    header, *_ = lm.requests[0].prompt.split("\n")
+    assert "'positive' means: praise of a film. " in header
+    assert header.endswith("attributes: topic: the plot.")
+    with pytest.raises(ValueError, match="at least 1 character"):
+        AugmentSettings(label_descriptions={"pos": " \n"})
+
+
 def test_examples_are_those_of_the_plain_prompt() -> None:
     plain, described = Echo(), Echo()
     generated(plain, count=4)

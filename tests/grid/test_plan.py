@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import StoppedShort
 from gpt3mix_cli.grid import Grid
+from gpt3mix_cli.grid.plan import _Planner
 from gpt3mix_cli.layout import TrialKey
-from gpt3mix_cli.lm import total_spent
+from gpt3mix_cli.lm import Request, bill_attempts, bill_labels, total_spent
 from gpt3mix_cli.records import Trial, read_manifest, read_records
 
 CONFIG = """\
@@ -146,6 +148,19 @@ def test_the_bills_of_one_cell_tell_what_the_next_one_takes(
     assert not any("within 25 %" in remark for remark in result["remarks"])
     # The lines of the server's tiny LM differ more in length than those of a real one.
     assert [result[name] for name in FIGURES[1:]] == pytest.approx(run_seed(1), rel=0.2)
+    grid.close()
+
+
+def test_a_bill_is_of_requests_of_one_kind(small: Path) -> None:
+    """The journals of an experiment hold attempts of other tasks, and labels of given texts."""
+    run(small, seeds=(0,))
+    grid = Grid(load_experiments(small), small.parent / "results", jobs=1)
+    planner, (experiment,) = _Planner(grid), grid.experiments
+    review = Request(0, "Reviews.\n\nMovie review:", 0, 40, label_prefix=" (Sentiment:")
+    question = replace(review, prompt="Questions.\n\nQuestion:")
+    assert planner._bill(bill_attempts, experiment, [], review)
+    assert planner._bill(bill_attempts, experiment, [], question) is None
+    assert planner._bill(bill_labels, experiment, [], review) is None
     grid.close()
 
 

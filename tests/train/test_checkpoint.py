@@ -115,6 +115,18 @@ def test_a_damaged_checkpoint_or_that_of_other_settings_is_not_used(
 
 
 @pytest.mark.usefixtures("after_each_epoch")
+def test_a_checkpoint_of_another_version_is_not_used(
+    start: Callable[..., TrialRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, epochs = tmp_path / "none.jsonl", list[str]()
+    with pytest.raises(Killed):
+        run(start(), path, kill_after(2))
+    monkeypatch.setattr(checkpoint, "__version__", "0.0")
+    run(start(), path, kill_after(EPOCHS, epochs))
+    assert epochs == list("12345")
+
+
+@pytest.mark.usefixtures("after_each_epoch")
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
     start: Callable[..., TrialRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

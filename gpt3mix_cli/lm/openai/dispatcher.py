@@ -79,7 +79,7 @@ class HttpDispatcher:
     Attributes:
         name: model and URLs, for messages.
         pool: its servers.
-        reservations: what the requests in flight are likely to cost.
+        reservations: the most that the requests in flight can cost.
 
     Raises:
         UserError: if the API key is missing or cannot be sent.

@@ -1,8 +1,10 @@
-"""Keeps requests in flight within the budget: each reserves what it is likely to cost.
+"""Keeps requests in flight within the budget: each reserves the most that it can cost.
 
 What a request costs is known when it is answered. Without reservations, all that are in flight when
-a limit is reached would exceed it. A request that does not fit waits for those in flight, which
-mostly cost less than they reserved; if none is in flight, the run stops short.
+a limit is reached would exceed it. A mean cost would not do either: short answers arrive first, and
+those in flight are then the long ones. A request that does not fit waits for those in flight, which
+mostly cost less than they reserved. Once none is in flight, it is enough that its likely cost fits;
+if that does not fit either, the run stops short.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ from .budget import BudgetTracker
 from .responses import Usage
 
 MIN_ANSWERS = 5  # to requests of one kind, before their costs tell about the next ones
-STANDARD_DEVIATIONS = 2.0  # above the mean, that a request reserves
+STANDARD_DEVIATIONS = 2.0  # above the mean, of a likely cost
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class _Kind:
 
 
 class Reservations:
-    """What the requests in flight are likely to cost. All methods run in one event loop.
+    """The most that the requests in flight can cost. All methods run in one event loop.
 
     Args:
         budget: whose limits of tokens and dollars must not be exceeded.
@@ -82,7 +84,7 @@ class Reservations:
 
     def learn(self, highest: HighestUsage, usage: Usage) -> None:
         """Take note of what a request took."""
-        kind = self._kinds.setdefault(highest.kind, _Kind())
+        kind = self._kind(highest)
         kind.prompt.add(usage.prompt / max(1, highest.prompt))
         kind.completion.add(usage.completion / max(1, highest.completion))
 
@@ -92,19 +94,20 @@ class Reservations:
         Raises:
             StoppedShort: if it does not fit although nothing is in flight.
         """
-        while self._error_if_exceeded(likely := self._likely(highest, MIN_ANSWERS)):
+        while self._error_if_exceeded(self._reserved(highest)):
             if not self._in_flight:
-                # Alone, it is worth a try before anything but its highest cost is known.
-                error = self._error_if_exceeded(self._likely(highest, 1))
-                if not error or not self._num_answers(highest):
+                error = self._error_if_exceeded(self._likely(highest))
+                # Before anything but its highest cost is known, it is worth a try.
+                if not error or not self._kind(highest).prompt.count:
                     break
                 self._wake()
                 raise error
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
-        self._add(likely, 1)
-        return likely
+        reserved = self._reserved(highest)
+        self._add(reserved, 1)
+        return reserved
 
     def release(self, reserved: Usage) -> None:
         """End a reservation. What the request took is added to the budget before any other runs."""
@@ -120,15 +123,21 @@ class Reservations:
         total = Usage(self._prompt + usage.prompt, self._completion + usage.completion)
         return self._budget.error_if_exceeded(total)
 
-    def _likely(self, highest: HighestUsage, min_answers: int) -> Usage:
-        kind = self._kinds.get(highest.kind, _Kind())
+    def _reserved(self, highest: HighestUsage) -> Usage:
+        # The length of a prompt is known but for the tokenizer, so its likely fraction is enough.
+        fraction = self._kind(highest).prompt.likely(MIN_ANSWERS)
+        return Usage(math.ceil(highest.prompt * fraction), highest.completion)
+
+    def _likely(self, highest: HighestUsage) -> Usage:
+        kind = self._kind(highest)
+        fraction = min(1.0, kind.completion.likely(1))
         return Usage(
-            math.ceil(highest.prompt * kind.prompt.likely(min_answers)),
-            math.ceil(highest.completion * min(1.0, kind.completion.likely(min_answers))),
+            math.ceil(highest.prompt * kind.prompt.likely(1)),
+            math.ceil(highest.completion * fraction),
         )
 
-    def _num_answers(self, highest: HighestUsage) -> int:
-        return self._kinds.get(highest.kind, _Kind()).prompt.count
+    def _kind(self, highest: HighestUsage) -> _Kind:
+        return self._kinds.setdefault(highest.kind, _Kind())
 
     def _wake(self) -> None:
         while self._waiting:

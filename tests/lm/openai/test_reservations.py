@@ -48,10 +48,31 @@ def test_the_budget_is_used_up_to_the_last_request_that_fits(at_once: int) -> No
     assert (spent, peak) == (11_000, min(at_once, 55))
 
 
-def test_before_any_answer_requests_reserve_their_highest_cost() -> None:
+def test_requests_in_flight_reserve_their_highest_cost() -> None:
     assert asyncio.run(spend(1_000, 64, answers=5)) == (550, 5)
     assert asyncio.run(spend(1_000, 64, answers=MIN_ANSWERS + 20)) == (990, 5)
-    assert asyncio.run(spend(1_000, 64, answers=20, before=MIN_ANSWERS)) == (990, 9)
+    assert asyncio.run(spend(1_000, 64, answers=20, before=MIN_ANSWERS)) == (990, 5)
+
+
+def test_short_answers_that_arrive_first_hide_no_long_ones() -> None:
+    """Some lines go on until `max_tokens`, and take as long."""
+    budget, slots = BudgetTracker(None, Budget(tokens=10_000)), asyncio.Semaphore(64)
+    reservations, highest = Reservations(budget), HighestUsage("line", 0, 500)
+
+    async def ask(number: int) -> None:
+        usage = Usage(0, 500 if number % 20 == 10 else 5)
+        async with slots:
+            reserved = await reservations.acquire(highest)
+            await asyncio.sleep(usage.completion / 20_000)
+            reservations.release(reserved)
+            reservations.learn(highest, usage)
+            budget.add_usage(usage, None)
+
+    async def run() -> None:
+        await asyncio.gather(*map(ask, range(800)), return_exceptions=True)
+
+    asyncio.run(run())
+    assert 9_500 < budget.tokens <= 10_500  # a long one more, at most
 
 
 def test_a_budget_below_the_highest_cost_of_one_request_still_allows_one() -> None:
