@@ -81,6 +81,8 @@ def test_a_sweep_is_over_every_task(load: Load) -> None:
         ("tasks: [demmo]\n", "did you mean 'demo'?"),
         ("tasks: [demo]\ntask: demo\n", "has both `task` and `tasks`"),
         ("tasks: [demo]\nsweep: {task: [demo, sst2]}\n", "sweep: task is given by `tasks`"),
+        ("tasks: [demo]\nsweep: {tasks: [[demo]]}\n", "sweep: 'tasks' cannot be swept"),
+        ("tasks: [demo]\nsweep: {tasks.0.text_type: [a]}\n", "'tasks.0.text_type' cannot be swept"),
         (f"tasks: [demo, {OWN.replace('good', 'bad')}]\n", "many.yaml, task own: 1 problem in the"),
     ],
 )
@@ -123,6 +125,7 @@ def test_set_below_task_reaches_every_task(load: Load) -> None:
         "--set tasks.none.text_type: the config has no such task",
         "its tasks: demo, own",
     )
+    assert "no such task" in refused(load, "tasks.0=sst2", text=f"tasks: [demo, {OWN}]\n").message
     assert "its tasks: none" in refused(load, "tasks.0.text_type=x", text="task: demo\n").hint
 
 
