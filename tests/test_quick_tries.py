@@ -70,3 +70,16 @@ def test_synthetic_rows_are_no_copies_of_any_test_row(tmp_path: Path) -> None:
     part, whole = (grid.resources.augment_options(grid.experiments[0], 0, 0) for grid in grids)
     assert len(part.test) == 370
     assert part == whole
+
+
+def test_unlabelled_texts_are_no_copies_of_any_test_row(tmp_path: Path) -> None:
+    path, texts = tmp_path / "quick.yaml", tmp_path / "texts.txt"
+    path.write_text(CONFIG)
+    lm = "lm={kind: local, model: bundled}"
+    overrides = ["subsample.test=20", lm, f"augment={{unlabelled: {texts}}}"]
+    texts.write_text("So dull\n")
+    grid = Grid(load_experiments(path, overrides), tmp_path)
+    (experiment,) = grid.experiments
+    rows = grid.resources.splits(experiment, 0).all_test
+    texts.write_text("".join(f"{row.text}\n" for row in rows) + "So dull\n")
+    assert grid.resources.unlabelled_texts(experiment, "gpt3mix") == ("So dull",)

@@ -158,7 +158,9 @@ class Resources:
             "validation": splits.validation,
         }
         key = ["copies", splits.sha["all_test"], splits.sha["validation"]]
-        return SyntheticCopies(self._cached(key, lambda: CopyFinder(rows)), drops)
+        with in_progress(self._callbacks, "looking at the validation and test rows"):
+            finder = self._cached(key, lambda: CopyFinder(rows))
+        return SyntheticCopies(finder, drops)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.
@@ -310,7 +312,9 @@ class Resources:
         splits = self.splits(experiment, data_seed)
 
         def read() -> tuple[str, ...]:
-            texts, left_out = read_unlabelled(path, column, [*splits.validation, *splits.test])
+            # All test rows, as in `augment_options`.
+            held_out = [*splits.validation, *splits.all_test]
+            texts, left_out = read_unlabelled(path, column, held_out)
             if left_out:
                 self._callbacks.warn(
                     f"{path}: {left_out} texts are copies of validation or test rows, and are "
