@@ -256,3 +256,13 @@ def test_the_report_remarks_on_copies_among_synthetic_rows(open_films: Open) -> 
         "validation rows; 0 of them are left out (subsample.decontaminate)"
     )
     assert remark in grid.report().remarks
+
+
+def test_the_report_says_that_near_copies_were_counted_in_a_sample(
+    open_films: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt3mix_cli.decontamination.NEAR_SAMPLE", 13)  # of 15 rows
+    grid, _ = open_films(text=f"{CONFIG}classifiers: [{{kind: linear}}]\ntrials: 1\n")
+    list(grid.run())
+    (remark,) = [remark for remark in grid.report().remarks if "exact and near copies" in remark]
+    assert "among the synthetic rows (near ones in the first 1,000 of a set): 1 of test" in remark
