@@ -138,6 +138,22 @@ def test_copies_are_counted_and_warned_about(open_films: Open) -> None:
     assert "1 test rows are exact copies of training rows" in text
 
 
+def test_other_validation_rows_are_counted_anew(open_films: Open, tmp_path: Path) -> None:
+    grid, _ = open_films()
+    (cell,) = grid.cells()
+    before = grid.subsample(cell)
+    _write(tmp_path / "validation.jsonl", [*PLAIN[12:16], OTHER, NEAR])
+    grid, warnings = open_films()
+    result = grid.subsample(cell)
+    assert result.manifest.counts["copies"]["train"]["validation"] == {"exact": 2, "near": 0}
+    assert result.manifest.counts["copies"]["validation"] == {"test": {"exact": 0, "near": 1}}
+    assert any(
+        "1 validation rows are copies (0 exact, 1 near) of test" in text for text in warnings
+    )
+    assert result.manifest.sha256 == before.manifest.sha256
+    assert grid.subsample(cell).skipped
+
+
 def test_drop_leaves_copies_out_of_train_and_validation_and_never_out_of_test(
     open_films: Open,
 ) -> None:
