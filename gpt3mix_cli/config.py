@@ -193,7 +193,8 @@ def _set(raw: dict[str, Any], key: str, value: Any, path: Path, where: str) -> N
         if key.startswith(f"tasks.{task['name']}."):
             _put(task, key.removeprefix(f"tasks.{task['name']}.").split("."), value, where)
             return
-    if key.startswith("tasks.") and (not tasks or not key.split(".")[1].isdigit()):
+    _, *below = key.split(".")
+    if key.startswith("tasks.") and (not tasks or len(below) < 2 or not below[0].isdigit()):
         known = ", ".join(task["name"] for task in tasks or ()) or "none"
         raise UserError(f"{where}: the config has no such task", f"its tasks: {known}")
     if key == "task" and isinstance(value, str):
@@ -248,6 +249,11 @@ def _variants(
         raise UserError(
             f"{path}: sweep: expected key -> list of values",
             "for example sweep: {augment.k: [1, 2, 4]}",
+        )
+    if name := next((name for name in sweep if name == "tasks" or name.startswith("tasks.")), None):
+        raise UserError(
+            f"{path}: sweep: '{name}' cannot be swept: every task has all variants",
+            "list the tasks in `tasks`; sweep a key of all of them as task.KEY",
         )
     num_variants = math.prod(map(len, sweep.values()))
     if num_variants > MAX_VARIANTS:

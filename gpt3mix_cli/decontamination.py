@@ -49,7 +49,7 @@ class Copy(NamedTuple):
 
 
 class CopyFinder:
-    """Finds the row of some splits that a text is a copy of.
+    """An index of some splits: of which row a text is a copy.
 
     Args:
         splits: split -> its rows; a text that is in two is a copy of the first.

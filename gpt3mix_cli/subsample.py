@@ -112,8 +112,12 @@ def subsample(
     settings = {"format": CACHE_VERSION, **asdict(draw), "classes": list(classes)}
     if splits.taken_rows:
         settings["taken_rows"] = splits.taken_rows
-    # Test rows change no draw, but the manifest counts those that are in train too.
-    inputs = {"train": splits.sha["train"], "test": splits.sha["all_test"]}
+    # Validation and test rows change no draw, but the manifest counts the copies among them.
+    inputs = {
+        "train": splits.sha["train"],
+        "validation": splits.sha["validation"],
+        "test": splits.sha["all_test"],
+    }
     if result := up_to_date_result(output, settings, inputs, options):
         return result
     started = time.monotonic()

@@ -138,6 +138,22 @@ def test_copies_are_counted_and_warned_about(open_films: Open) -> None:
     assert "1 test rows are exact copies of training rows" in text
 
 
+def test_other_validation_rows_are_counted_anew(open_films: Open, tmp_path: Path) -> None:
+    grid, _ = open_films()
+    (cell,) = grid.cells()
+    before = grid.subsample(cell)
+    _write(tmp_path / "validation.jsonl", [*PLAIN[12:16], OTHER, NEAR])
+    grid, warnings = open_films()
+    result = grid.subsample(cell)
+    assert result.manifest.counts["copies"]["train"]["validation"] == {"exact": 2, "near": 0}
+    assert result.manifest.counts["copies"]["validation"] == {"test": {"exact": 0, "near": 1}}
+    assert any(
+        "1 validation rows are copies (0 exact, 1 near) of test" in text for text in warnings
+    )
+    assert result.manifest.sha256 == before.manifest.sha256
+    assert grid.subsample(cell).skipped
+
+
 def test_drop_leaves_copies_out_of_train_and_validation_and_never_out_of_test(
     open_films: Open,
 ) -> None:
@@ -256,3 +272,13 @@ def test_the_report_remarks_on_copies_among_synthetic_rows(open_films: Open) -> 
         "validation rows; 0 of them are left out (subsample.decontaminate)"
     )
     assert remark in grid.report().remarks
+
+
+def test_the_report_says_that_near_copies_were_counted_in_a_sample(
+    open_films: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt3mix_cli.decontamination.NEAR_SAMPLE", 13)  # of 15 rows
+    grid, _ = open_films(text=f"{CONFIG}classifiers: [{{kind: linear}}]\ntrials: 1\n")
+    list(grid.run())
+    (remark,) = [remark for remark in grid.report().remarks if "exact and near copies" in remark]
+    assert "among the synthetic rows (near ones in the first 1,000 of a set): 1 of test" in remark

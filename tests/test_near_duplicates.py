@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from gpt3mix_cli import near_duplicates
 from gpt3mix_cli.duplicates import copy_key
 from gpt3mix_cli.near_duplicates import NearDuplicates, similarity
 
@@ -105,3 +106,26 @@ def test_matches_do_not_depend_on_hash_seeds():
     }
     assert len(outputs) == 1
     assert "Match" in outputs.pop()
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 1.0])
+def test_every_threshold_finds_the_same_text(threshold: float):
+    match = index_of("an unrelated text of some words", TEXT, threshold=threshold).find(TEXT)
+    assert match
+    assert match.similarity >= threshold
+
+
+def test_boilerplate_does_not_make_all_texts_candidates(monkeypatch: pytest.MonkeyPatch):
+    rng = random.Random(0)
+    greeting = "Dear customer service team, I have a problem with my recent order. "
+    texts = [greeting + " ".join(f"{rng.getrandbits(20):x}" for _ in range(4)) for _ in range(400)]
+    index = index_of(*texts, threshold=0.8)
+    calls = []
+    monkeypatch.setattr(
+        near_duplicates, "similarity", lambda a, b: calls.append(a) or similarity(a, b)
+    )
+    for number in (0, 200, 399):
+        match = index.find(texts[number].replace("problem", "problems"))
+        assert match
+        assert match.key == f"t{number}"
+    assert len(calls) <= 3 * near_duplicates.MAX_COMPARED

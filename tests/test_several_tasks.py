@@ -13,6 +13,7 @@ from gpt3mix_cli.grid import Grid
 from gpt3mix_cli.grid.check import check
 from gpt3mix_cli.grid.fit import fit
 from gpt3mix_cli.grid.plan import plan
+from gpt3mix_cli.grid.selection import select_cells
 from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.report import ReportInput, ReportOptions, report
 from gpt3mix_cli.settings import Experiment
@@ -81,6 +82,8 @@ def test_a_sweep_is_over_every_task(load: Load) -> None:
         ("tasks: [demmo]\n", "did you mean 'demo'?"),
         ("tasks: [demo]\ntask: demo\n", "has both `task` and `tasks`"),
         ("tasks: [demo]\nsweep: {task: [demo, sst2]}\n", "sweep: task is given by `tasks`"),
+        ("tasks: [demo]\nsweep: {tasks: [[demo]]}\n", "sweep: 'tasks' cannot be swept"),
+        ("tasks: [demo]\nsweep: {tasks.0.text_type: [a]}\n", "'tasks.0.text_type' cannot be swept"),
         (f"tasks: [demo, {OWN.replace('good', 'bad')}]\n", "many.yaml, task own: 1 problem in the"),
     ],
 )
@@ -123,6 +126,7 @@ def test_set_below_task_reaches_every_task(load: Load) -> None:
         "--set tasks.none.text_type: the config has no such task",
         "its tasks: demo, own",
     )
+    assert "no such task" in refused(load, "tasks.0=sst2", text=f"tasks: [demo, {OWN}]\n").message
     assert "its tasks: none" in refused(load, "tasks.0.text_type=x", text="task: demo\n").hint
 
 
@@ -177,6 +181,16 @@ def test_cells_and_files_name_the_task_once(load: Load, tmp_path: Path) -> None:
     sets = grid.synthetic_paths_of_variants(cells[2], "eda", 0)
     assert sets
     assert all("own" in path.parts for path in sets)
+
+
+def test_one_file_needs_one_task(load: Load, tmp_path: Path) -> None:
+    grid = Grid(load(), tmp_path / "out")
+    level = grid.experiments[0].subsample.levels[0]
+    with pytest.raises(UserError) as error:
+        select_cells(grid, level, 0, output=tmp_path / "rows.jsonl")
+    assert error.value.hint.endswith("and a task with --set tasks=[demo]")
+    (cell,) = select_cells(Grid(load("tasks=[own]"), tmp_path), level, 0, output=tmp_path / "r")
+    assert cell.task == "own"
 
 
 def test_a_run_reports_macro_averages_over_the_tasks(load: Load, tmp_path: Path) -> None:

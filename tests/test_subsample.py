@@ -209,8 +209,8 @@ def test_the_draw_is_written_with_its_manifest(tmp_path: Path) -> None:
         "data_seed": 0,
         "classes": CLASSES,
     }
-    shas = Splits(TRAIN, [], TRAIN[:2]).sha
-    assert manifest.inputs == {"train": shas["train"], "test": shas["test"]}
+    shas = Splits(TRAIN, TRAIN[:2], TRAIN[:2]).sha
+    assert manifest.inputs == {name: shas[name] for name in ("train", "validation", "test")}
     assert manifest.command == ["gpt3mix", "subsample"]
 
 

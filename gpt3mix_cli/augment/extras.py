@@ -44,7 +44,10 @@ class ExtrasSource:
         """Return the extras of an attempt's prompt."""
         settings, texts = self._settings, self._unlabelled
         rng = generator(seed, "attributes", number)
-        attributes = [(name, rng.choice(values)) for name, values in settings.attributes.items()]
+        # Sorted, because the order in the config is no part of what identifies a set.
+        attributes = [
+            (name, rng.choice(values)) for name, values in sorted(settings.attributes.items())
+        ]
         style = generator(seed, "unlabelled", number).sample(
             texts, min(settings.num_unlabelled, len(texts))
         )

@@ -189,7 +189,10 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
     grid.subsample(cell)
     real, reader = grid.real_rows(cell), RowReader(grid.callbacks)
     splits = grid.resources.splits(best.experiment, cell.data_seed)
-    classes, sets = best.experiment.task.classes, dict[int, SyntheticSet]()
+    task, sets = best.experiment.task, dict[int, SyntheticSet]()
+    classes = task.classes
+    # The final model is trained on a fold's test rows too, also on those that no trial uses.
+    tested = splits.all_test if task.folds else splits.test
     if best.uses_synthetic_rows:
         try:
             path = grid.augment(cell, best.method, 0).output
@@ -201,7 +204,7 @@ def _development_runner(grid: Grid, best: Candidate, cell: Cell) -> TrialRunner:
         grid.resources.classifier(best.experiment, settings),
         TrialKey(cell, best.method, best.classifier.name),
         classes,
-        TrialData(real, splits.validation, splits.test, sets),
+        TrialData(real, splits.validation, tested, sets),
         best.experiment.subsample.master_seed,
         best.classifier.targets,
     )

@@ -23,9 +23,8 @@ from ..augment.statistics import distinct, self_bleu
 from ..data import Splits
 from ..errors import UserError, in_progress
 from ..existing_outputs import CHANGED_BY_HAND
-from ..files import hash_file
+from ..files import exclusive_writer, hash_file
 from ..layout import Cell
-from ..lm import costs_money
 from ..method.selection import encoder_vectors
 from ..pretrained import lm_path, model_path
 from ..records import (
@@ -85,8 +84,11 @@ def choose_scorer(experiment: Experiment) -> str | None:
     None if there is none.
     """
     lm = experiment.lm
-    written_by = lm.model if lm and not costs_money(lm) else None
-    return next((name for name in SCORERS if name != written_by and _is_installed(name)), None)
+    # A folder, a hub id and an endpoint may name the same LM differently: `SmolLM2-135M.gguf`.
+    writer = lm.model.lower() if lm else ""
+    is_bundled = lm is not None and lm.kind == "local" and writer == "bundled"
+    written = {"smollm2": "smollm2" in writer, "bundled": is_bundled}
+    return next((name for name in SCORERS if not written[name] and _is_installed(name)), None)
 
 
 def _is_installed(lm: str) -> bool:
@@ -155,10 +157,24 @@ class Measurer:
                 perplexity = self._scorer(scorer).perplexity([row.text for row in rows])
                 values |= {"perplexity": perplexity, "perplexity_lm": scorer}
         rounded = {name: round(v, 4) if isinstance(v, float) else v for name, v in values.items()}
-        measures = {"key": key, "rows": len(rows), **rounded}
-        manifest = manifest.model_copy(update={"counts": manifest.counts | {"measures": measures}})
-        write_manifest(path, manifest)
-        return StageResult(path, manifest)
+        return StageResult(
+            path, self._keep(path, manifest, {"key": key, "rows": len(rows), **rounded})
+        )
+
+    def _keep(self, path: Path, manifest: Manifest, measures: dict[str, Any]) -> Manifest:
+        """Write the measures into the manifest, if the rows are still those that were measured."""
+        options = self.grid.options
+        with exclusive_writer(path, options.waits, options.callbacks):
+            current = read_manifest(path)
+            if current is None or current.sha256 != manifest.sha256:
+                raise UserError(
+                    f"{path}: was replaced while it was measured",
+                    "run the command again when no other one writes it",
+                )
+            counts = current.counts | {"measures": measures}
+            current = current.model_copy(update={"counts": counts})
+            write_manifest(path, current)
+        return current
 
     def _label_values(
         self, rows: Sequence[Augmented], splits: Splits, classes: Sequence[str]

@@ -158,7 +158,9 @@ class Resources:
             "validation": splits.validation,
         }
         key = ["copies", splits.sha["all_test"], splits.sha["validation"]]
-        return SyntheticCopies(self._cached(key, lambda: CopyFinder(rows)), drops)
+        with in_progress(self._callbacks, "looking at the validation and test rows"):
+            finder = self._cached(key, lambda: CopyFinder(rows))
+        return SyntheticCopies(finder, drops)
 
     def lm(self, experiment: Experiment, replay_only: bool = False) -> LM:
         """Return the experiment's LM.

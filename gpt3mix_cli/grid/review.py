@@ -316,6 +316,7 @@ def _replace(
         "statistics": statistics.summary(),
         "first_sha256": _first_hash(manifest),
     }
+    counts.pop("measures", None)  # of other rows
     with exclusive_writer(path):
         changed_by_hand = manifest.sha256 != hash_file(path)
         if changed_by_hand:

@@ -48,9 +48,11 @@ def select_cells(
     if input and output and len(grid.experiments) == 1:
         return cells[:1]  # with both files given, level and seed are only names
     if (output or input) and len(cells) != 1:
+        tasks = grid.experiments[0].tasks
+        of_task = f", and a task with --set tasks=[{tasks[0]}]" if len(tasks) > 1 else ""
         raise UserError(
             f"{'-o' if output else '-i'} names one file, but the config has {len(cells)} cells",
-            "choose one with --level and --seed",
+            f"choose one with --level and --seed{of_task}",
         )
     return cells
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from pandas import DataFrame
 
+from ..decontamination import NEAR_SAMPLE
 from ..errors import Callbacks, UserError
 from ..jsonl import read_objects
 from ..layout import cell_folder, history_path, rejects_path, subsample_path, synthetic_paths
@@ -136,8 +137,8 @@ class Artifacts:
         manifests: title and manifest of trials files, one for each set of settings.
         measures: (task, variant, level, method, or `real`) -> measures of each of its sets.
         reviewed: (task, variant, method) -> how many synthetic rows a person has edited or dropped.
-        copies: (task, variant, method) -> how many synthetic rows copy rows of a split, and how
-            many of them were left out.
+        copies: (task, variant, method) -> how many synthetic rows copy rows of a split, how many
+            of them were left out, and in how many sets near copies were `sampled`.
     """
 
     kept: list[tuple[SyntheticFile, Augmented]] = field(default_factory=list)
@@ -182,8 +183,9 @@ def copy_remarks(artifacts: Artifacts) -> Iterator[str]:
     """Yield how many synthetic rows are copies of test or validation rows."""
     for (task, variant, method), counts in artifacts.copies.items():
         of_variant = f" ({variant})" if variant else ""
+        first = f" (near ones in the first {NEAR_SAMPLE:,} of a set)" if counts["sampled"] else ""
         yield (
-            f"{task} {method}{of_variant}: exact and near copies among the synthetic rows: "
+            f"{task} {method}{of_variant}: exact and near copies among the synthetic rows{first}: "
             f"{counts['test']:,} of test rows, {counts['validation']:,} of validation rows; "
             f"{counts['left_out']:,} of them are left out (subsample.decontaminate)"
         )
@@ -293,6 +295,7 @@ def _read_counts(artifacts: Artifacts, file: SyntheticFile) -> None:
         if name != "near_among":  # the rows of which near copies were counted
             numbers[name] = sum(part for part in parts if isinstance(part, int))
     if numbers.total():
+        numbers["sampled"] = int("near_among" in (copies or ()))
         key = file.task, file.variant, file.method
         artifacts.copies.setdefault(key, Counter()).update(numbers)
 

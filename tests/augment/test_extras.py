@@ -52,6 +52,10 @@ def test_attributes_are_drawn_by_seed_and_attempt_alone() -> None:
     assert [tuple(row.attributes.items()) for row in again] == drawn[30:35]
     other = generated(Echo(), count=60, seed=1, attributes=ATTRIBUTES)
     assert [tuple(row.attributes.items()) for row in other] != drawn
+    # Nor by their order in the config, which no fingerprint tells.
+    turned = dict(reversed(ATTRIBUTES.items()))
+    rows = generated(Echo(), count=60, attributes=turned)
+    assert [tuple(row.attributes.items()) for row in rows] == drawn
 
 
 def test_the_header_is_one_line_however_the_config_spreads_it() -> None:

@@ -258,12 +258,13 @@ def test_a_sweep_over_classes_is_refused(tmp_path: Path) -> None:
         fit(grid, tmp_path / "model")
 
 
-def test_with_folds_all_rows_choose_and_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize("test_rows", ["full", "4"])
+def test_with_folds_all_rows_choose_and_train(tmp_path: Path, test_rows: str) -> None:
     lines = ["text,label", *(f"a {word} film {n},{word}" for n in range(15) for word in "xy")]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     config = write_config(tmp_path)
     task = "task={data: {kind: files, train: rows.csv, folds: 3}, labels: [x, y]}"
-    overrides = [task, "subsample={levels: [full]}", "trials=3"]
+    overrides = [task, f"subsample={{levels: [full], test: {test_rows}}}", "trials=3"]
     grid = Grid(load_experiments(config, overrides), tmp_path / "results", jobs=1)
     model = fit(grid, tmp_path / "model")
     assert model.verdict[0].startswith("Chosen: linear with none, cross-validated accuracy 100.0%")

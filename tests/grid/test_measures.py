@@ -8,9 +8,12 @@ import pytest
 from gpt3mix_cli.augment.statistics import describe_counts
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import NO_CALLBACKS, UserError
+from gpt3mix_cli.files import hash_file
 from gpt3mix_cli.grid import Grid, measures
 from gpt3mix_cli.grid.measures import choose_scorer, measure, parent_similarity
-from gpt3mix_cli.records import Augmented, Example, read_manifest
+from gpt3mix_cli.grid.review import apply_review, write_review
+from gpt3mix_cli.layout import Cell
+from gpt3mix_cli.records import Augmented, Example, finish_output, read_manifest, write_records
 from gpt3mix_cli.report import ReportInput, ReportOptions
 from gpt3mix_cli.report.artifacts import Artifacts
 from gpt3mix_cli.report.build import build_report
@@ -46,6 +49,12 @@ def open_grid(config: Path, *overrides: str) -> Grid:
     [
         ("{kind: local, model: bundled}", ["bundled", "smollm2"], "smollm2"),
         ("{kind: local, model: smollm2}", ["bundled", "smollm2"], "bundled"),
+        ("{kind: local, model: HuggingFaceTB/SmolLM2-135M}", ["bundled", "smollm2"], "bundled"),
+        (
+            "{kind: openai, base_url: 'http://h/v1', model: SmolLM2.gguf}",
+            ["bundled", "smollm2"],
+            "bundled",
+        ),
         ("null", ["bundled", "smollm2"], "smollm2"),
         ("null", ["bundled"], "bundled"),
         ("{kind: local, model: bundled}", ["bundled"], None),
@@ -129,6 +138,58 @@ def test_a_file_that_was_changed_is_not_measured(config: Path) -> None:
     path.write_text(path.read_text().replace("a", "e", 1))
     with pytest.raises(UserError):
         list(measure(grid, [cell]))
+
+
+@pytest.fixture
+def measured_set(config: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Grid, Cell, Path]:
+    """Make a set, which is measured without a model."""
+    monkeypatch.setattr(measures, "SCORERS", ())
+    monkeypatch.setattr(measures, "_has_encoder", lambda: False)
+    grid = open_grid(config)
+    (cell, _) = grid.cells()
+    grid.subsample(cell)
+    grid.augment(cell, "eda", 0)
+    return grid, cell, grid.layout.synthetic_path(cell, "eda")
+
+
+def test_the_manifest_of_rows_that_were_replaced_meanwhile_stays(
+    measured_set: tuple[Grid, Cell, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, cell, path = measured_set
+    real = grid.real_rows(cell)
+
+    def replace(rows: list[Any]) -> list[Any]:  # another process writes during the measurement
+        if isinstance(rows[0], Augmented):
+            write_records(path, rows[:2])
+            finish_output(path, 0, **manifest.model_dump(exclude={"output", "sha256", "seconds"}))
+        return rows
+
+    manifest = read_manifest(path)
+    assert manifest is not None
+    monkeypatch.setattr(measures, "_sample", replace)
+    with pytest.raises(UserError, match="was replaced while it was measured"):
+        measures.Measurer(grid).measure(cell, path, manifest, real)
+    current = read_manifest(path)
+    assert current is not None
+    assert current.sha256 == hash_file(path)
+    assert "measures" not in current.counts
+
+
+def test_a_review_drops_the_measures_of_the_rows_before_it(
+    measured_set: tuple[Grid, Cell, Path],
+) -> None:
+    grid, cell, path = measured_set
+    assert len(list(measure(grid, [cell]))) == 2
+    table = grid.layout.review_path
+    write_review(grid, table)
+    lines = table.read_text("utf-8-sig").splitlines(keepends=True)
+    table.write_text("".join(lines[:-1]), "utf-8-sig")
+    apply_review(grid, table)
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert manifest.counts["dropped"] == 1
+    assert "measures" not in manifest.counts
+    assert [result.skipped for result in measure(grid, [cell])] == [True, False]
 
 
 def test_similar_texts_have_a_higher_cosine() -> None:

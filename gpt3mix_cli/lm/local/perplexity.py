@@ -1,4 +1,4 @@
-"""How probable a local LM finds texts: their fluency under an LM that did not write them.
+"""Perplexity of texts under a local LM: their fluency for an LM that did not write them.
 
 Each text is read on its own, from the start of a sequence, in one pass.
 """
