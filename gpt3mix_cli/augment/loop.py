@@ -232,7 +232,9 @@ def augment(
     if sink.stopped:
         raise IncompleteOutput(
             f"{output}: {sink.kept} of {wanted} rows: {sink.stopped.message}",
-            sink.stopped.hint if quota.tops_up else "leave out --no-top-up to ask for the others",
+            sink.stopped.hint
+            if quota.tops_up or isinstance(sink.stopped, Interrupted)
+            else "leave out --no-top-up to ask for the others",
             result,
         )
     if copies := sink.copies.describe():
