@@ -249,7 +249,8 @@ class Display:
             self.note(f"the budget would end it early: {exceeded}; answers are kept")
         requests, trainings = plan.total["requests"], plan.total["trainings"]
         requests = "unknown" if requests is None else f"{requests:,}"
-        coming = f"{requests} requests and {plural(trainings, 'training')} to come"
+        # Trainings that are finished count too: `run --dry-run` shows what is up to date.
+        coming = f"{requests} requests to come, {plural(trainings, 'training')} in all"
         self._print_end(f"no request was sent; {coming}", next_command)
 
     def print_findings(self, findings: Iterable["Finding"], next_command: str) -> None:

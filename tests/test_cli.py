@@ -230,6 +230,7 @@ def linear_rows(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_run_writes_the_same_files_as_the_commands_by_hand(
     chained: Path, mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
@@ -322,6 +323,7 @@ def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_exits_with_130_and_resumes(
     mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:

@@ -234,6 +234,7 @@ def test_an_error_ends_the_workers_at_once(work: ModuleType, tmp_path: Path) -> 
 # Whole commands ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_jobs_write_the_same_files_as_one(small: Path, tmp_path: Path) -> None:
     for jobs in ("1", "2"):
         assert main(["run", str(small), "--jobs", jobs, "--out", str(tmp_path / jobs), "-q"]) == 0

@@ -258,6 +258,7 @@ def test_trials_that_are_up_to_date_give_the_same_model(
     ] | {"seconds": 0}
 
 
+@pytest.mark.slow
 def test_trials_of_two_jobs_give_the_same_model(
     kept: Experiment, fresh: Experiment, tmp_path: Path
 ) -> None:

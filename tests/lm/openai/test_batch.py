@@ -581,6 +581,7 @@ def test_what_was_made_before_outlives_a_run_that_only_submits(
     assert before == {path: path.read_bytes() for path in before}
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_on_rows_that_are_not_there_yet(
     completions: Server, tmp_path: Path
 ) -> None:
