@@ -55,7 +55,7 @@ Overrides = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="redo what is up to date")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show results, warnings and errors only")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show results and warnings only")]
 Json = Annotated[bool, typer.Option("--json", help="print one summary object on stdout")]
 Ratio = Annotated[
     float | None, typer.Option(help="synthetic rows for each real one; overrides augment.ratio")
