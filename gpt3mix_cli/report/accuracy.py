@@ -85,7 +85,11 @@ def table_layout(
         UserError: for an unknown key, or one that is named twice.
     """
     if not rows and not columns:
-        return default
+        if not any(EXPERIMENT in result.swept for result in results):
+            return default
+        # A column of its own is narrower than `experiment=NAME` in that of variants.
+        at = default.rows.index("variant")
+        return TableLayout((*default.rows[:at], EXPERIMENT, *default.rows[at:]), default.columns)
     known = [*KEY, *sorted({key for result in results for key in result.swept})]
     row_keys = _named_keys("--rows", rows, known)
     column_keys = _named_keys("--columns", columns, known)

@@ -40,7 +40,7 @@ def variants(result: Report) -> set[tuple[str, str, str]]:
     return {(row.task, row.method, row.variant) for row in result.results}
 
 
-def compared(result: Report) -> list[tuple[str, str, str]]:
+def list_pairs(result: Report) -> list[tuple[str, str, str]]:
     rows = result.comparisons[["variant", "a", "b"]]
     return [*rows.itertuples(index=False, name=None)]
 
@@ -62,7 +62,7 @@ def test_experiments_on_one_task_are_complete_and_compared_within(
     assert variants(result) == {("sst2", m, name) for m in ("none", "eda") for name in names}
     assert {(row.n, row.split_by) for row in result.results} == {(2, None)}
     assert {row.expected for row in result.results} == {2 if with_configs else None}
-    assert compared(result) == [
+    assert list_pairs(result) == [
         ("experiment=a", "eda", "none"),
         ("experiment=b", "eda", "none"),
         ("", "eda (experiment=b)", "eda (experiment=a)"),
@@ -72,6 +72,7 @@ def test_experiments_on_one_task_are_complete_and_compared_within(
         "experiment=b": pytest.approx(0.2),
     }
     text = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert "| task | experiment | level | classifier |" in text
     assert "trials exist" not in text
     assert "are not averaged" not in text
     assert "what is equal in all, then the values of experiment" in text
@@ -96,7 +97,7 @@ def test_a_sweep_is_compared_with_the_first_variant_of_its_experiment(tmp_path: 
             save(tmp_path, name, "none", [0.4, 0.4], variant={"augment.k": k})
     save(tmp_path, "c", "none", [0.4, 0.4])
     save(tmp_path, "c", "gpt3mix", [0.55, 0.55])
-    across = [row[1:] for row in compared(report(inputs(tmp_path), tmp_path / "r")) if not row[0]]
+    across = [row[1:] for row in list_pairs(report(inputs(tmp_path), tmp_path / "r")) if not row[0]]
     assert across == [
         (f"gpt3mix (experiment={a})", f"gpt3mix (experiment={b})")
         for a, b in (
