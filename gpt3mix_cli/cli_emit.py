@@ -43,6 +43,8 @@ def emitted_lines(grids: "Sequence[tuple[Grid, GridOptions]]", form: Form) -> It
         UserError: if the variants of a sweep have different levels, data seeds or methods.
     """
     commands = [command for grid, options in grids for command in stage_commands(grid, options)]
+    if len(grids) > 1:
+        commands = _with_joint_report(commands, [options for _, options in grids])
     if form == "commands":
         # Stage by stage, so that the lines of one stage can run at the same time.
         for stage in STAGES:
@@ -54,6 +56,17 @@ def emitted_lines(grids: "Sequence[tuple[Grid, GridOptions]]", form: Form) -> It
     for item in commands:
         yield f"{item.target}: {' '.join(item.requires)}".rstrip()
         yield "\t" + item.command.replace("$", "$$")
+
+
+def _with_joint_report(
+    commands: Sequence[StageCommand], experiments: Sequence[GridOptions]
+) -> list[StageCommand]:
+    """Return commands with one report on all experiments, as `run` writes it."""
+    others = [item for item in commands if item.stage != "report"]
+    trainings = [item.target for item in others if item.stage == "train"]
+    first, *rest = experiments
+    line = command_line("report", first, others=[options.config for options in rest])
+    return [*others, *([StageCommand("report", "report", line, trainings)] if trainings else [])]
 
 
 def stage_commands(grid: "Grid", options: GridOptions) -> Iterator[StageCommand]:

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 Flags = Sequence[tuple[str, object]]
 
 
-def command_line(stage: str, options: GridOptions, flags: Flags = ()) -> str:
+def command_line(
+    stage: str, options: GridOptions, flags: Flags = (), *, others: Sequence[Path] = ()
+) -> str:
     """Return a command on the config of another one, with its `--out` and `--set`.
 
     Args:
         stage: name of the command.
         options: of the command that was given.
         flags: name and value of further options; those without a value are left out.
+        others: further configs, for a command that takes several.
     """
     out = options.out if options.out != RESULTS else None
-    words = ["gpt3mix", stage, str(options.config)]
+    words = ["gpt3mix", stage, str(options.config), *map(str, others)]
     common = [("--out", out), *(("--set", value) for value in options.overrides)]
     for name, value in [*flags, *common]:
         if value is not None:

@@ -94,13 +94,18 @@ def show_steps(display: "Display", grids: "list[Grid]", as_json: bool) -> None:
     """Print every step of a run, and whether it is up to date."""
     from .grid.recognition import step_states
 
-    states = [
-        {"step": str(step), "state": "up to date" if is_done else "to do"}
-        for grid in grids
-        for step, is_done in step_states(grid)
-    ]
+    states = []
+    for grid in grids:
+        # The steps of several experiments may be equal but for its name.
+        experiment = {"experiment": grid.layout.name} if len(grids) > 1 else {}
+        states += [
+            {**experiment, "step": str(step), "state": "up to date" if is_done else "to do"}
+            for step, is_done in step_states(grid)
+        ]
     if not as_json:
-        display.print_lines(f"{item['state']:<10}  {item['step']}" for item in states)
+        display.print_lines(
+            f"{item['state']:<10}  " + ": ".join(list(item.values())[:-1]) for item in states
+        )
     finished = sum(item["state"] == "up to date" for item in states)
     display.print_summary((), {"steps": states}, f"{len(states)} steps, {finished} up to date", "")
 

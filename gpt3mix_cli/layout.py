@@ -15,6 +15,7 @@ Companion files take the name of the file that they belong to: `eda.jsonl`, `eda
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -241,6 +242,26 @@ def checkpoint_path(trials: Path, trial: int) -> Path:
 def cell_folder(trials: Path) -> Path | None:
     """Return the folder of the cell that a trials file belongs to; None if it is on its own."""
     return trials.parent.parent if trials.parent.name == "trials" else None
+
+
+def experiment_folder(trials: Path, variant: Mapping[str, Any], level: str) -> Path | None:
+    """Return the folder of an experiment, or of one of its tasks, that a trials file is in.
+
+    Args:
+        trials: the file.
+        variant: the swept settings of its trials.
+        level: of its trials.
+
+    Returns:
+        an absolute path; None for a file that is in no cell's folder.
+    """
+    cell = cell_folder(Path(os.path.abspath(trials)))
+    if not cell or not cell.name.startswith("seed-") or cell.parent.name != level_name(level):
+        return None
+    folder = cell.parent.parent
+    # Without a sweep there is no folder of the variant.
+    is_variant = variant and folder.name == variant_name(variant, as_path=True)
+    return folder.parent if is_variant else folder
 
 
 def synthetic_paths(folder: Path, method: str) -> Iterator[tuple[int, Path]]:

@@ -116,7 +116,22 @@ def test_configs_of_a_folder_are_one_run_with_names_of_their_own(
     other.write_text(CONFIG.replace("films", "others"))
     assert main(["run", str(config.parent), "--emit", "commands"]) == 0
     reports = [line for line in capsys.readouterr().out.splitlines() if " report " in line]
-    assert len(reports) == 2
+    # One report on both, as `run` without --emit writes it.
+    assert reports == [shlex.join(["gpt3mix", "report", str(config), str(other)])]
     other.write_text(CONFIG)
     assert main(["run", str(config.parent), "--emit", "commands"]) == 2
     assert "change `name` in one of them" in capsys.readouterr().err
+
+
+def test_dry_run_names_the_experiment_of_a_step_where_there_are_several(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--dry-run", "--out", str(tmp_path / "out")]
+    assert main(["run", str(config), *out]) == 0
+    alone = capsys.readouterr().out.splitlines()
+    assert alone[0] == "to do       2/class seed 0 subsample"
+    config.with_name("others.yaml").write_text(CONFIG.replace("films", "others"))
+    assert main(["run", str(config.parent), *out]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "to do       films: 2/class seed 0 subsample"
+    assert lines[len(alone)] == "to do       others: 2/class seed 0 subsample"

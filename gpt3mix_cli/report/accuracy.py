@@ -13,6 +13,7 @@ from ..errors import UserError, did_you_mean
 from ..layout import value_name, variant_name
 from .averages import KEY
 from .comparisons import block_of, shared_results
+from .experiments import EXPERIMENT
 from .model import Result
 from .remarks import span_text
 from .table import EMPTY, MISSING, Table, TableCell, as_percent, percent_text
@@ -84,7 +85,11 @@ def table_layout(
         UserError: for an unknown key, or one that is named twice.
     """
     if not rows and not columns:
-        return default
+        if not any(EXPERIMENT in result.swept for result in results):
+            return default
+        # A column of its own is narrower than `experiment=NAME` in that of variants.
+        at = default.rows.index("variant")
+        return TableLayout((*default.rows[:at], EXPERIMENT, *default.rows[at:]), default.columns)
     known = [*KEY, *sorted({key for result in results for key in result.swept})]
     row_keys = _named_keys("--rows", rows, known)
     column_keys = _named_keys("--columns", columns, known)
@@ -289,7 +294,8 @@ def ablation_tables(results: Sequence[Result]) -> list[Table]:
         headings = _variant_headings(chosen, {result.column for result in baselines})
         # Each variant has a column of its own, as if it were a method.
         named = [replace(row, method=headings[row.variant], split_by=None) for row in chosen]
-        first = "what the sweep does not change, then " if baselines else ""
+        same = "is equal in all" if keys == EXPERIMENT else "the sweep does not change"
+        first = f"what {same}, then " if baselines else ""
         notes = f"{NOTES} Columns: {first}the values of {keys}."
         results = [*baselines, *named]
         tables.append(

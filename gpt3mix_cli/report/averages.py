@@ -14,6 +14,7 @@ import pandas as pd
 from ..layout import variant_name
 from ..records import Trial
 from ..settings import fingerprint
+from .experiments import EXPERIMENT
 from .model import ExpectedTrials, Result
 from .statistics import by_length, components, intervals, with_test_rows
 
@@ -93,7 +94,8 @@ def merge_folds(trials: pd.DataFrame) -> pd.DataFrame:
         the trials with the further column `own_test_sha`, the hash of a trial's own test rows.
     """
     trials = trials.assign(own_test_sha=trials["test_sha"])
-    for _, rows in trials.dropna(subset="test_sha").groupby("task"):
+    experiment = trials["swept"].map(lambda swept: swept.get(EXPERIMENT, ""))
+    for _, rows in trials.dropna(subset="test_sha").groupby(["task", experiment]):
         folds = rows["test_sha"].nunique()
         pairs = set(zip(rows["data_seed"] % folds, rows["test_sha"], strict=True))
         if folds < MIN_FOLDS or len(pairs) != folds or len({fold for fold, _ in pairs}) != folds:

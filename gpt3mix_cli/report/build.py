@@ -187,7 +187,7 @@ def compare_runs(
 
 
 def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, Sequence[ExpectedTrials]]:
-    trials = load_trials(inputs, callbacks)
+    trials, expected = load_trials(inputs, callbacks)
     if trials.empty:
         searched = [*map(str, inputs.sources)]
         if inputs.expected:
@@ -196,7 +196,7 @@ def _load(inputs: ReportInput, callbacks: Callbacks) -> tuple[DataFrame, Sequenc
             f"{', '.join(searched)}: no trials found",
             "train first: gpt3mix train CONFIG, or gpt3mix run CONFIG",
         )
-    return trials, inputs.expected
+    return trials, expected
 
 
 def _write(output: Path, files: Mapping[str, Callable[[Report], str]], result: Report) -> None:

@@ -2,6 +2,8 @@
 
 Within a variant every method is compared with every other; the variants of a method are compared
 with the first one of the sweep. A method whose trials are equal in all variants takes part once.
+Of several experiments this holds within each one; where they differ, the first variants of a method
+in the others are compared with that in the first experiment.
 """
 
 import itertools
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .experiments import experiment_part
 from .model import Result, Subsample
 from .statistics import (
     by_length,
@@ -79,10 +82,11 @@ def shared_results(results: Sequence[Result]) -> list[Result]:
     return [results[index] for index in sorted(_repeats(results))]
 
 
-def _repeats(results: Sequence[Result]) -> dict[int, list[int]]:
-    columns: dict[tuple[Any, str], list[int]] = defaultdict(list)
+def _repeats(results: Sequence[Result], *, of_experiment: bool = False) -> dict[int, list[int]]:
+    columns: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, result in enumerate(results):
-        columns[block_of(result), result.column].append(index)
+        experiment = experiment_part(result.swept) if of_experiment else ""
+        columns[block_of(result), result.column, experiment].append(index)
     return {
         first: others
         for first, *others in columns.values()
@@ -92,24 +96,37 @@ def _repeats(results: Sequence[Result]) -> dict[int, list[int]]:
 
 
 def _pairs(block: Sequence[Result]) -> Iterator[Pair]:
-    repeats = _repeats(block)
+    repeats = _repeats(block, of_experiment=True)
     copies = set(itertools.chain(*repeats.values()))
-    # What stays the same in all variants has none.
-    variants: dict[str, list[Result]] = {"": []}
-    for index, result in enumerate(block):
+    # What stays the same in all variants of an experiment has none.
+    parts = [experiment_part(result.swept) for result in block]
+    experiments = {part: part for part in parts}
+    variants: dict[str, list[Result]] = {name: [] for name in experiments}
+    for index, (result, part) in enumerate(zip(block, parts, strict=True)):
+        experiments.setdefault(result.variant, part)
         if index not in copies:
-            variants.setdefault("" if index in repeats else result.variant, []).append(result)
+            name = part if index in repeats else result.variant
+            variants.setdefault(name, []).append(result)
     for variant, members in variants.items():
-        common = variants[""] if variant else []
+        experiment = experiments[variant]
+        common = variants[experiment] if variant != experiment else []
         for pair in (*itertools.product(common, members), *itertools.combinations(members, 2)):
             a, b = sorted(pair, key=lambda item: RANK.get(item.method, 0))
             if a.column != b.column and a.test_sha == b.test_sha:
                 yield Pair(a.column, b.column, variant, a, b, seed_differences(a, b))
-    firsts: dict[str, Result] = {}
-    for index, result in enumerate(block):
-        first = firsts.setdefault(result.column, result)
-        is_other = index not in copies and first.variant != result.variant
-        if is_other and first.test_sha == result.test_sha:
+    yield from _variant_pairs([row for index, row in enumerate(block) if index not in copies])
+
+
+def _variant_pairs(results: Sequence[Result]) -> Iterator[Pair]:
+    """Yield the pairs of a variant and the first one of its method, and the like of experiments."""
+    firsts: dict[tuple[str, ...], Result] = {}
+    for result in results:
+        first = firsts.setdefault((result.column, experiment_part(result.swept)), result)
+        if first is result:  # of its experiment
+            first = firsts.setdefault((result.column,), result)
+            if first.scores == result.scores:
+                continue
+        if first.variant != result.variant and first.test_sha == result.test_sha:
             name, of_first = (f"{item.column} ({item.variant})" for item in (result, first))
             yield Pair(name, of_first, "", result, first, seed_differences(result, first))
 

@@ -7,7 +7,7 @@ they started from the same subsample of each cell.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from ..errors import Callbacks, UserError, shown_value
 from ..jsonl import raw_lines
 from ..layout import find_trials, variant_name
 from ..records import Trial, read_records
-from .model import ReportInput
+from .experiments import name_experiments
+from .model import ExpectedTrials, ReportInput
 
 CELL = ["task", "variant", "level", "data_seed"]
 METHOD = ["method", "classifier"]
@@ -54,8 +55,12 @@ class _FiniteTrial(Trial):
 _validate = TypeAdapter(list[_FiniteTrial]).validate_json
 
 
-def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
-    """Return the trials of files and folders, each once.
+def load_trials(
+    inputs: ReportInput, callbacks: Callbacks
+) -> tuple[pd.DataFrame, Sequence[ExpectedTrials]]:
+    """Return the trials of files and folders, each once, and what configs expect.
+
+    Experiments that have a task in common are named in the variants of both (`experiments`).
 
     Args:
         inputs: the files and folders; expected files that do not exist yet are skipped.
@@ -64,6 +69,7 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
     Returns:
         The columns are the fields of `records.Trial`, with `variant` as text and `confusion` as an
         int array (classes, classes), and `swept` (the variant as an object), `classes` and `path`.
+        What is expected has the order of `inputs.expected`.
 
     Raises:
         UserError: for a broken line, or a trial that is in two files with different results.
@@ -74,7 +80,8 @@ def load_trials(inputs: ReportInput, callbacks: Callbacks) -> pd.DataFrame:
     unique = {path.resolve(): path for path in paths}.values()
     files = [_read_file(path, callbacks) for path in unique]
     columns = {name: list(itertools.chain(*map(itemgetter(name), files))) for name in COLUMNS}
-    return _without_repeats(_as_frame(columns), callbacks)
+    trials, expected = name_experiments(_as_frame(columns), inputs.expected)
+    return _without_repeats(trials, callbacks), expected
 
 
 def _as_frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
@@ -185,7 +192,11 @@ def _without_repeats(trials: pd.DataFrame, callbacks: Callbacks) -> pd.DataFrame
             "with another accuracy",
             "leave out one of the two runs",
         )
-    callbacks.warn(f"{repeats} trials are in two files; each counts once")
+    callbacks.warn(
+        "1 trial is in two files; it counts once"
+        if repeats == 1
+        else f"{repeats} trials are in two files; each counts once"
+    )
     by_success = trials.sort_values("status", key=lambda column: column != "ok", kind="stable")
     return by_success.drop_duplicates(IDENTITY).sort_index(ignore_index=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .averages import with_none
+from .experiments import EXPERIMENT
 from .model import Result
 from .table import Table, TableCell, percent_text
 
@@ -225,7 +226,7 @@ def _matches(result: Result, row: Any) -> bool:
     if row.column == "none":
         return result.method == "none"
     if row.table in (1, FULL_DATA):
-        is_main = result.paper[0] == 1 if result.paper else not result.swept
+        is_main = result.paper[0] == 1 if result.paper else not {*result.swept} - {EXPERIMENT}
         return is_main and bool(result.method == row.column)
     if result.method != "gpt3mix":
         return False

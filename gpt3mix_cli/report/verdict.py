@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from .experiments import experiment_part
 from .model import Result
 from .statistics import SIGNIFICANCE_LEVELS, min_changed_rows, min_units
 from .table import Table, as_percent, can_be_small, interval_cell, list_table, p_cell
@@ -193,7 +194,9 @@ class _ResultFinder:
     def find(self, item: Any, column: str) -> Result:
         """Return the result of a column; what a sweep does not change has no variant."""
         same = self._results[item.task, item.level, item.classifier, column]
-        return next((result for result in same if result.variant == item.variant), same[0])
+        of_experiment = [row for row in same if experiment_part(row.swept) == item.variant]
+        exact = [row for row in same if row.variant == item.variant]
+        return (exact or of_experiment or same)[0]
 
 
 # One verdict ---------------------------------------------------------------------------------

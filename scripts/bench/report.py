@@ -107,11 +107,11 @@ def measure_report(folder: Path, output: Path) -> dict[str, float]:
 
     times: dict[str, float] = {}
     inputs = ReportInput("bench", [folder], [], folder)
-    timed(times, "averages", lambda: average_trials(load_trials(inputs, NO_CALLBACKS), ()))
+    timed(times, "averages", lambda: average_trials(load_trials(inputs, NO_CALLBACKS)[0], ()))
     timed(
         times,
         "tests",
-        lambda: compare_results(analyze(load_trials(inputs, NO_CALLBACKS), ())[1]),
+        lambda: compare_results(analyze(load_trials(inputs, NO_CALLBACKS)[0], ())[1]),
     )
     timed(times, "files", lambda: report(inputs, output))
     times["MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -118,5 +118,5 @@ def test_matrices_survive_the_slow_reader(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "all.jsonl"
     write_records(path, rows())
     path.write_text(path.read_text("utf-8") + "\n\n", "utf-8")
-    frame = load_trials(inputs(tmp_path), NO_CALLBACKS)
+    frame, _ = load_trials(inputs(tmp_path), NO_CALLBACKS)
     assert [matrix.tolist() for matrix in frame["confusion"]] == matrices()

@@ -55,7 +55,7 @@ def test_integers_and_missing_values_survive(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     seed = 2**63 - 1
     write_records(path, [trial(0, seed=seed, tokens=2**53 + 1), trial(1, None, settings=None)])
-    trials = load_trials(inputs(path), NO_CALLBACKS)
+    trials, _ = load_trials(inputs(path), NO_CALLBACKS)
     assert trials["seed"].tolist() == [seed, 101]
     assert trials["tokens"].tolist()[0] == 2**53 + 1
     assert trials[["accuracy", "settings", "tokens"]].isna().iloc[1].all()
@@ -109,7 +109,7 @@ def test_rows_that_two_processes_append_are_all_read(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    assert sorted(load_trials(inputs(tmp_path), NO_CALLBACKS)["trial"]) == list(range(60))
+    assert sorted(load_trials(inputs(tmp_path), NO_CALLBACKS)[0]["trial"]) == list(range(60))
 
 
 def _append(path: Path, numbers: range) -> None:

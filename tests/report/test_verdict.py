@@ -39,7 +39,7 @@ def judge(tmp_path: Path, rows: list[Trial]) -> tuple[list[str], list[Verdict]]:
 
 def read(tmp_path: Path, rows: list[Trial]) -> list[Result]:
     write_records(tmp_path / "trials" / "all.jsonl", rows)
-    return analyze(load_trials(inputs(tmp_path), NO_CALLBACKS), [])[1]
+    return analyze(load_trials(inputs(tmp_path), NO_CALLBACKS)[0], [])[1]
 
 
 def moved(rows: list[Trial], **fields: object) -> list[Trial]:
