@@ -126,13 +126,14 @@ def train(
     """Train and test the classifiers."""
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
     with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
-        from .grid import select_cells, select_trainings, with_files
+        from .grid import select_cells, select_trainings, warn_of_stale_sets, with_files
 
         grid.configure_training(jobs, tensorboard, trials)
         executors.choose_executor(grid, executor, address)
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
+        warn_of_stale_sets(grid, steps)
         following = hints.after_train(options, trials, output, save_model)
         display.finish(list(grid.run_steps(steps, "train steps")), following)
 
