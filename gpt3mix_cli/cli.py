@@ -51,6 +51,7 @@ ENVIRONMENT = {
     # The progress bars and messages of libraries would break ours.
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     # It would look for plugins in every installed package.
@@ -173,7 +174,10 @@ def plan(
         following = hints.command_line("run", options)
         if level is not None or seed is not None:
             following = hints.next_command(grid, options, cells, level, seed)
-        display.print_plan(make_plan(grid, cells, measure), following)
+        result = make_plan(grid, cells, measure)
+        if result.lacks_data:
+            following = hints.command_line("check", options)
+        display.print_plan(result, following)
 
 
 @app.command()

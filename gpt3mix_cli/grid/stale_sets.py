@@ -9,8 +9,8 @@ from typing import Any
 
 from ..existing_outputs import differences_from
 from ..records import Manifest, read_manifest
-from ..settings import AugmentSettings, Experiment
-from ..settings.augment import PromptContent
+from ..settings import Experiment
+from ..settings.prompt_content import PromptContent
 from .stages import Stages
 from .steps import AugmentStep, TrainStep
 
@@ -53,7 +53,7 @@ def _wanted_settings(experiment: Experiment, method: str, manifest: Manifest) ->
     """Return a manifest's settings, with the config's values of those that the config names."""
     settings, task = experiment.method_settings(method), experiment.task
     own = settings.model_dump(exclude=HASHED)
-    prompt = PromptContent.model_fields if isinstance(settings, AugmentSettings) else {}
+    prompt = PromptContent.model_fields if settings.uses_lm else {}
     known = {
         "task_labels": task.labels,
         "text_type": task.text_type,
