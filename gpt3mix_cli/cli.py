@@ -51,6 +51,7 @@ ENVIRONMENT = {
     # The progress bars and messages of libraries would break ours.
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     # It would look for plugins in every installed package.
@@ -126,13 +127,14 @@ def train(
     """Train and test the classifiers."""
     options = opt.GridOptions(config, out, overrides or (), force, quiet, json)
     with process.finishing_work_in_flight(), opt.open_grid(options, output) as (display, grid):
-        from .grid import select_cells, select_trainings, with_files
+        from .grid import select_cells, select_trainings, warn_of_stale_sets, with_files
 
         grid.configure_training(jobs, tensorboard, trials)
         executors.choose_executor(grid, executor, address)
         cells = select_cells(grid, level, seed, input, output)
         steps = select_trainings(grid, cells, method or (), classifier or (), augmented or ())
         steps = with_files(steps, input, output, save_model)
+        warn_of_stale_sets(grid, steps)
         following = hints.after_train(options, trials, output, save_model)
         display.finish(list(grid.run_steps(steps, "train steps")), following)
 
@@ -172,7 +174,10 @@ def plan(
         following = hints.command_line("run", options)
         if level is not None or seed is not None:
             following = hints.next_command(grid, options, cells, level, seed)
-        display.print_plan(make_plan(grid, cells, measure), following)
+        result = make_plan(grid, cells, measure)
+        if result.lacks_data:
+            following = hints.command_line("check", options)
+        display.print_plan(result, following)
 
 
 @app.command()

@@ -234,6 +234,8 @@ class Display:
     def print_plan(self, plan: "Plan", next_command: str) -> None:
         """Print a row for each cell, remarks, the budget and the first prompts."""
         self._progress.stop()
+        for reason in plan.missing if plan.lacks_data else ():  # before a long table
+            self.warn(f"nothing is known before the data can be read: {reason}")
         if self._json:
             self._print_json(plan.as_json())
         else:
@@ -271,7 +273,8 @@ class Display:
         self._progress.stop()
         if self._json:
             self._print_json({"findings": [vars(finding) for finding in seen]})
-        if bad := [finding.what for finding in seen if not finding.good]:
+        # A sweep checks several variants.
+        if bad := dict.fromkeys(finding.what for finding in seen if not finding.good):
             raise UserError(f"not ready: {', '.join(bad)}")
         warnings = sum(finding.warning for finding in seen)
         suffix = f", {plural(warnings, 'warning')}" if warnings else ""

@@ -152,13 +152,15 @@ def load_splits(
     if is_taken:
         held_out = _take_validation(task, train, master_seed, fraction)
     left_out: list[SplitCopies] | None = [] if choice.drops_copies else None
+    dropped: Mapping[str, object] = {}  # validation rows, which become no training rows
     if left_out is not None:
         held_out = _drop_copies("validation", held_out, {"test": test}, left_out)
+        dropped = left_out[0].copies
     held_out = _choose_rows("validation", held_out, validation, task, master_seed, callbacks)
     num_rows = len(train)
     if is_taken:
         taken = {copy_key(row.text) for row in held_out}
-        train = [row for row in train if copy_key(row.text) not in taken]
+        train = [row for row in train if copy_key(row.text) not in taken and row.id not in dropped]
     if left_out is not None:
         train = _drop_copies("train", train, {"test": test, "validation": held_out}, left_out)
         if not task.folds or choice.data_seed % task.folds == 0:  # not a warning for each fold

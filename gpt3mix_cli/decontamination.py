@@ -126,15 +126,21 @@ class SplitCopies:
                 continue
             copy, row = self.copies[row_id], self.rows[row_id]
             number = counts["near"] if only_near else sum(counts.values())
-            kinds = f"{counts['exact']} exact, {counts['near']} near"
-            what = "near copies" if only_near else f"copies ({kinds})"
-            verb = "are left out as" if is_left_out else "are"
-            remedy = f"; subsample.decontaminate: drop leaves them out of {self.split}"
+            if number == 1:
+                verb = "is left out as" if is_left_out else "is"
+                kind = "an exact" if copy.kind == "exact" else "a near"
+                what = f"1 {names[self.split]} row {verb} {kind} copy of a {names[split]} row:"
+            else:
+                verb = "are left out as" if is_left_out else "are"
+                kinds = f"{counts['exact']} exact, {counts['near']} near"
+                copies = "near copies" if only_near else f"copies ({kinds})"
+                what = f"{number} {names[self.split]} rows {verb} {copies} of {names[split]} rows,"
+                what += " such as"
+            left_in = f"subsample.decontaminate: drop leaves {'it' if number == 1 else 'them'} out"
             yield (
-                f"task '{task}': {number} {names[self.split]} rows {verb} {what} of {names[split]} "
-                f"rows, such as {shorten(row.id)} = {shorten(copy.original.id)} "
+                f"task '{task}': {what} {shorten(row.id)} = {shorten(copy.original.id)} "
                 f"({shorten(row.text)!r} and {shorten(copy.original.text)!r})"
-                f"{'' if is_left_out else remedy}"
+                f"{'' if is_left_out else f'; {left_in} of {self.split}'}"
             )
 
 

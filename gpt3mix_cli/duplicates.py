@@ -9,7 +9,14 @@ from .records import Example
 CONFLICTS = "correct or remove one of each"
 REPEATS = "remove them, unless they are meant"
 IN_VALIDATION = "early stopping on them favours memorizing; remove one of each"
-IN_TEST = "accuracy on them says nothing about new text"
+IN_TEST = (
+    "accuracy on them says nothing about new text; subsample.decontaminate: drop leaves such rows "
+    "out of train"
+)
+# What a row is a copy of: one, several.
+ORIGINAL = ("a training row", "training rows")
+OTHER_ORIGINAL = ("another training row", "other training rows")
+CONFLICTING = ("a training row with another label", "training rows with another label")
 
 Copy = tuple[Example, Example]  # and its original
 
@@ -75,20 +82,27 @@ def describe_copies(
         if original := texts.find(row, add=True):
             (repeats if row.label == original.label else conflicts).append((row, original))
     kinds = (
-        (conflicts, "training", "training rows with another label", CONFLICTS),
-        (repeats, "training", "other training rows", REPEATS),
-        (texts.find_all(validation), "validation", "training rows", IN_VALIDATION),
-        (texts.find_all(test), "test", "training rows", IN_TEST),
+        (conflicts, "training", CONFLICTING, CONFLICTS),
+        (repeats, "training", OTHER_ORIGINAL, REPEATS),
+        (texts.find_all(validation), "validation", ORIGINAL, IN_VALIDATION),
+        (texts.find_all(test), "test", ORIGINAL, IN_TEST),
     )
     for pairs, split, originals, advice in kinds:
         if not pairs:
             continue
         near = sum(row.text != original.text for row, original in pairs)
-        copies = f"copies ({near} but for case, punctuation or spacing)" if near else "exact copies"
         row, original = pairs[0]
+        if len(pairs) == 1:
+            copy = "a copy, but for case, punctuation or spacing," if near else "an exact copy"
+            what = f"1 {split} row is {copy} of {originals[0]}:"
+        else:
+            copies = (
+                f"copies ({near} but for case, punctuation or spacing)" if near else "exact copies"
+            )
+            what = f"{len(pairs)} {split} rows are {copies} of {originals[1]}, such as"
         yield (
-            f"task '{task}': {len(pairs)} {split} rows are {copies} of {originals}, such as "
-            f"{shorten(row.id)} = {shorten(original.id)} ({shorten(row.text)!r}); {advice}"
+            f"task '{task}': {what} {shorten(row.id)} = {shorten(original.id)} "
+            f"({shorten(row.text)!r}); {advice}"
         )
 
 

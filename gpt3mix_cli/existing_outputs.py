@@ -34,10 +34,13 @@ SIZES = {"limit", "ratio"}  # settings that only decide how many rows there are
 # Names in manifests -> as the user knows them.
 KNOWN_AS = {
     "classes": "task.labels",
+    "decontaminate": "subsample.decontaminate",
     "format": "version of the file format",
+    "label_type": "task.label_type",
     "limit": "--limit",
     "master_seed": "subsample.master_seed",
     "taken_rows": "rows taken for validation",
+    "text_type": "task.text_type",
     "trials": "trials and their synthetic sets",
 }
 ROWS_KNOWN_AS = {"train": "training", "held_out": "validation or test"}  # inputs
@@ -228,9 +231,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _known_as(name: str) -> str:
     own = name.removeprefix("synthetic.")
-    if own in AugmentSettings.model_fields:
-        return f"augment.{own}"
-    if own.startswith("filter."):
+    if own.split(".")[0] in AugmentSettings.model_fields:
         return f"augment.{own}"
     return KNOWN_AS.get(own.removeprefix("classifier."), own)
 

@@ -15,6 +15,7 @@ from .yaml_files import read_yaml
 # Sections whose scalars are words even if they look like booleans, numbers or null.
 WORD_SECTIONS = {"labels", "values", "label_descriptions", "attributes"}
 DATA_PATHS = ("train", "validation", "test", "path")  # keys of `task.data` that hold paths
+EXPERIMENT_KEYS = {"task", "tasks", "subsample"}  # that no task has
 HINT = "give the path of a task file, relative to the experiment's file, or the name of a packaged"
 
 
@@ -38,11 +39,17 @@ def read_task(path: Path, task: str) -> Any:
         task: a path, or the name of a packaged task.
 
     Raises:
-        UserError: if there is no such task.
+        UserError: if there is no such task, or the file is an experiment.
     """
     file = _find_task(path, task)
     raw = read_yaml(file, HINT + " task", WORD_SECTIONS)
     if isinstance(raw, dict):
+        if not EXPERIMENT_KEYS.isdisjoint(raw):
+            raise UserError(
+                f"{path}: task: {file} is an experiment, not a task file",
+                "a task file has the keys below its `task:` and nothing else: `data:`, `labels:` "
+                "and so on; see `gpt3mix guide your-data`",
+            )
         if FILE_NAME_PATTERN.fullmatch(file.stem):
             raw.setdefault("name", file.stem)
         anchor_paths(raw.get("data"), DATA_PATHS, file.parent)

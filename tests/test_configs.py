@@ -17,7 +17,7 @@ SHIPPED = sorted(
 )
 TASKS = [path for path in SHIPPED if "tasks" in path.parts]
 EXAMPLES = Path("configs/examples")  # a reader saves them under their names
-OTHERS = [EXAMPLES / "prices.yaml", EXAMPLES / "specs.yaml"]
+OTHERS = [EXAMPLES / name for name in ("prices.yaml", "specs.yaml", "ticket-task.yaml")]
 EXPERIMENTS = [path for path in SHIPPED if path not in [*TASKS, *OTHERS]]
 
 
@@ -63,7 +63,15 @@ def test_a_task_file_loads_in_an_experiment_and_opens_with_its_use(
 
 
 def test_the_examples_of_prices_and_of_specifications_load() -> None:
-    prices, specifications = (ROOT / path for path in OTHERS)
+    prices, specifications, _ = (ROOT / path for path in OTHERS)
     assert load_price("some-base-model", str(prices))[1] == "2026-01-31"
     (experiment, *_) = load_experiments(ROOT / EXAMPLES / "all.yaml")
     assert len(list(load_specs(specifications, experiment.task))) == 3
+
+
+def test_the_example_of_a_task_file_is_one_of_several_tasks(tmp_path: Path) -> None:
+    folder, path = ROOT / EXAMPLES, tmp_path / "x.yaml"
+    path.write_text(f"tasks: [{folder}/ticket-task.yaml, sst2]\nsubsample: {{levels: [1%]}}\n")
+    task, other = (experiment.task for experiment in load_experiments(path))
+    assert (task.name, other.name) == ("ticket-task", "sst2")
+    assert str(task.data.model_dump()["train"]) == str(folder / "tickets-train.csv")

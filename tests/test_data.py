@@ -841,8 +841,9 @@ def test_texts_in_both_train_and_test_give_one_warning(make_task: MakeTask) -> N
     warnings, callbacks = collect_warnings()
     assert load_splits(make_task(train, test=near), 0, callbacks=callbacks).test_rows_in_train == 0
     assert warnings == [
-        "task 't': 1 test rows are copies (1 but for case, punctuation or spacing) of training "
-        "rows, such as z = a ('Same!'); accuracy on them says nothing about new text"
+        "task 't': 1 test row is a copy, but for case, punctuation or spacing, of a training "
+        "row: z = a ('Same!'); accuracy on them says nothing about new text; "
+        "subsample.decontaminate: drop leaves such rows out of train"
     ]
 
 

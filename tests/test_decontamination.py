@@ -63,14 +63,14 @@ def test_copies_are_counted_by_split_and_kind_and_remembered(tmp_path: Path) -> 
     (record,) = (tmp_path / "cache/copies").iterdir()
     assert len(json.loads(record.read_text())) == 3
     (warning,) = found.describe("films", is_left_out=False)
-    assert warning.startswith("task 'films': 1 training rows are near copies of test rows, ")
+    assert warning.startswith("task 'films': 1 training row is a near copy of a test row: ")
     assert "r2 = r9" in warning
     both = list(found.describe("films", is_left_out=True))
     assert "2 training rows are left out as copies (1 exact, 1 near) of test rows" in both[0]
-    assert "1 training rows are left out as copies (1 exact, 0 near) of validation" in both[1]
+    assert "1 training row is left out as an exact copy of a validation row: r3 = r8" in both[1]
     # Exact copies in validation are reported nowhere else.
     (warning,) = find_copies("validation", [row(5, LONG)], {"test": train}).describe("films", False)
-    assert "1 validation rows are copies (1 exact, 0 near) of test rows" in warning
+    assert "1 validation row is an exact copy of a test row" in warning
 
 
 def test_synthetic_copies_are_counted() -> None:
@@ -133,9 +133,9 @@ def test_copies_are_counted_and_warned_about(open_films: Open) -> None:
         "left_out": False,
     }
     text = "\n".join(warnings)
-    assert "1 training rows are near copies of test rows" in text
-    assert "1 validation rows are copies (0 exact, 1 near) of test rows" in text
-    assert "1 test rows are exact copies of training rows" in text
+    assert "1 training row is a near copy of a test row" in text
+    assert "1 validation row is a near copy of a test row" in text
+    assert "1 test row is an exact copy of a training row" in text
 
 
 def test_other_validation_rows_are_counted_anew(open_films: Open, tmp_path: Path) -> None:
@@ -147,9 +147,7 @@ def test_other_validation_rows_are_counted_anew(open_films: Open, tmp_path: Path
     result = grid.subsample(cell)
     assert result.manifest.counts["copies"]["train"]["validation"] == {"exact": 2, "near": 0}
     assert result.manifest.counts["copies"]["validation"] == {"test": {"exact": 0, "near": 1}}
-    assert any(
-        "1 validation rows are copies (0 exact, 1 near) of test" in text for text in warnings
-    )
+    assert any("1 validation row is a near copy of a test row" in text for text in warnings)
     assert result.manifest.sha256 == before.manifest.sha256
     assert grid.subsample(cell).skipped
 
@@ -170,6 +168,27 @@ def test_drop_leaves_copies_out_of_train_and_validation_and_never_out_of_test(
     left_out = "2 training rows are left out as copies (1 exact, 1 near) of test rows"
     assert any(left_out in text for text in warnings)
     assert not any("copies of training rows" in text for text in warnings)
+
+
+def test_a_row_that_is_left_out_of_a_validation_taken_from_train_is_counted_once(
+    open_films: Open, tmp_path: Path
+) -> None:
+    _write(tmp_path / "train.jsonl", PLAIN[:40])
+    _write(tmp_path / "test.jsonl", [*PLAIN[40:], *PLAIN[:20]])
+    text = CONFIG.replace(" validation: validation.jsonl,", "")
+    grid, _ = open_films(text=text)
+    taken = {item.text for item in grid.resources.splits(grid.experiments[0]).validation}
+    num_validation = len(taken & set(PLAIN[:20]))
+    assert num_validation  # so the test can fail
+
+    grid, warnings = open_films("subsample.decontaminate=drop", text=text)
+    splits = grid.resources.splits(grid.experiments[0])
+    validation, train = splits.left_out or ()
+    assert len(validation.copies) == num_validation
+    assert len(train.copies) == 20 - num_validation
+    assert {row.text for row in splits.train} == set(PLAIN[20:40]) - taken
+    assert {row.text for row in splits.validation} == taken - set(PLAIN[:20])
+    assert len(warnings) == 2
 
 
 def test_drop_that_leaves_nothing_is_an_error(open_films: Open, tmp_path: Path) -> None:

@@ -25,15 +25,16 @@ def test_each_kind_of_copy_is_one_warning_with_its_count_and_an_example() -> Non
     validation = rows(("dull", "n"), ("new", "p"), split="v")
     test = rows(("DULL", "n"), ("A  warm film.", "p"), ("newer", "p"), split="x")
     assert list(describe_copies("films", train, validation, test)) == [
-        "task 'films': 1 training rows are copies (1 but for case, punctuation or spacing) of "
-        "training rows with another label, such as t2 = t0 ('a warm film'); "
+        "task 'films': 1 training row is a copy, but for case, punctuation or spacing, of a "
+        "training row with another label: t2 = t0 ('a warm film'); "
         "correct or remove one of each",
         "task 'films': 2 training rows are copies (1 but for case, punctuation or spacing) of "
         "other training rows, such as t3 = t1 ('dull'); remove them, unless they are meant",
-        "task 'films': 1 validation rows are exact copies of training rows, such as v0 = t1 "
+        "task 'films': 1 validation row is an exact copy of a training row: v0 = t1 "
         "('dull'); early stopping on them favours memorizing; remove one of each",
         "task 'films': 2 test rows are copies (2 but for case, punctuation or spacing) of "
-        "training rows, such as x0 = t1 ('DULL'); accuracy on them says nothing about new text",
+        "training rows, such as x0 = t1 ('DULL'); accuracy on them says nothing about new text; "
+        "subsample.decontaminate: drop leaves such rows out of train",
     ]
     assert not list(describe_copies("films", train[:2], validation[1:], test[2:]))
 

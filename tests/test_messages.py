@@ -1,10 +1,15 @@
 """Every message fits a screen, whatever the user's files hold."""
 
+import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from gpt3mix_cli.cli import main
+from gpt3mix_cli.cli import ENVIRONMENT, main
+from gpt3mix_cli.console import Display
 from gpt3mix_cli.errors import (
     MAX_LINE_CHARS,
     MAX_LINES,
@@ -13,6 +18,7 @@ from gpt3mix_cli.errors import (
     shown_list,
     shown_value,
 )
+from gpt3mix_cli.grid.check import Finding
 
 
 def test_a_long_line_keeps_its_ends() -> None:
@@ -69,3 +75,18 @@ def test_a_bad_path_on_the_command_line_ends_with_exit_code_2(
     for command in (["plan", name], ["report", name], ["plan", "x.yaml", "--out", name]):
         assert main(command) == 2
         assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_what_is_not_ready_in_several_variants_is_named_once() -> None:
+    findings = [Finding(what, False, "away") for what in ("data", "lm", "data", "lm")]
+    with Display(quiet=True, as_json=True) as display, pytest.raises(UserError) as caught:
+        display.print_findings(findings, "")
+    assert caught.value.message == "not ready: data, lm"
+
+
+def test_the_hub_writes_no_log_of_its_retries() -> None:
+    """A subprocess reads the variable when the library is imported."""
+    script = "import huggingface_hub.utils.logging as log; print(log.get_verbosity())"
+    environment = {**os.environ, **ENVIRONMENT}
+    level = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)
+    assert int(level) > logging.WARNING

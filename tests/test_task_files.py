@@ -75,6 +75,20 @@ def test_an_unknown_name_lists_the_packaged_tasks(load: Load, task: str, message
     assert ", ".join(packaged_tasks()) in error.value.hint
 
 
+@pytest.mark.parametrize("entry", ["task: own.yaml", "tasks: [own.yaml, sst2]"])
+def test_an_experiment_in_place_of_a_task_file_is_one_clear_error(
+    tmp_path: Path, entry: str
+) -> None:
+    (tmp_path / "own.yaml").write_text("task: sst2\nsubsample: {levels: [1%]}\n")
+    (path := tmp_path / "x.yaml").write_text(f"{entry}\nsubsample: {{levels: [1%]}}\n")
+    with pytest.raises(UserError) as caught:
+        load_experiments(path)
+    assert caught.value.message == (
+        f"{path}: task: {tmp_path / 'own.yaml'} is an experiment, not a task file"
+    )
+    assert "keys below its `task:`" in caught.value.hint
+
+
 def test_the_command_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)

@@ -90,6 +90,7 @@ class Plan:
         remarks: what the estimates rest on.
         budget: name -> (limit or None, spent over all runs so far); empty for a local LM.
         seconds: stage -> seconds that it still takes on this machine; None if unknown.
+        missing: why cells could not be read.
     """
 
     cells: Sequence[CellEstimate]
@@ -97,6 +98,12 @@ class Plan:
     remarks: Sequence[str] = ()
     budget: dict[str, tuple[float | None, float]] = field(default_factory=dict)
     seconds: Mapping[str, float | None] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+
+    @property
+    def lacks_data(self) -> bool:
+        """Whether nothing is known of any cell, since its data cannot be read."""
+        return bool(self.missing) and all(cell.generations is None for cell in self.cells)
 
     @property
     def total(self) -> dict[str, Any]:
@@ -138,10 +145,14 @@ class Plan:
             *several,
             "held: rows already in the journals; the rest is still to come",
             "read, written: prompt and completion tokens; trials: over methods and classifiers",
+            *([] if self.lacks_data else self._missing_remarks()),
             *self.remarks,
             *budget,
             *self._times(),
         ]
+
+    def _missing_remarks(self) -> list[str]:
+        return [f"unknown, because data is missing: {reason}" for reason in self.missing]
 
     def _times(self) -> list[str]:
         stages = {name: seconds for name, seconds in self.seconds.items() if seconds != 0}
@@ -174,7 +185,7 @@ class Plan:
             },
             "budget": budget or None,
             "cells": [cell.as_json() for cell in self.cells],
-            "remarks": list(self.remarks),
+            "remarks": [*self._missing_remarks(), *self.remarks],
             "prompt": next(iter(self.prompts.values()), None),
             "prompts": dict(self.prompts),
         }

@@ -128,7 +128,6 @@ class _Planner:
         estimator = PendingEstimator(self._groups, sample)
         estimates = [self._estimate(cell, estimator) for cell in cells]
         remarks = [
-            *(f"unknown, because data is missing: {reason}" for reason in missing),
             *estimator.remarks,
             *(
                 f"classifier '{name}' asks for {number:,} labels, one for each test row and trial"
@@ -136,7 +135,7 @@ class _Planner:
                 if number
             ),
         ]
-        return Plan(estimates, self._first_prompts, remarks, _budget(grid))
+        return Plan(estimates, self._first_prompts, remarks, _budget(grid), missing=list(missing))
 
     def _read_other_cells(self, cells: Sequence[Cell]) -> None:
         """Add the answers of cells that are not planned, if the planned ones have none."""

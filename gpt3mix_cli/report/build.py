@@ -34,7 +34,13 @@ from .diff import diff_remarks, diff_table, find_differences
 from .document import Report
 from .load_trials import load_trials, refuse_unfair
 from .model import ExpectedTrials, ReportInput, ReportOptions, Result
-from .paper import compare_with_paper, find_contradictions, paper_tables, unknown_to_paper
+from .paper import (
+    compare_with_paper,
+    find_contradictions,
+    is_in_paper,
+    paper_tables,
+    unknown_to_paper,
+)
 from .remarks import describe_design, find_remarks, list_failures
 from .render import data, latex, markdown, page, plot_files
 from .row_measures import measure_charts, measures_table
@@ -95,8 +101,9 @@ def build_report(
     remarks += review_remarks(artifacts)
     remarks += copy_remarks(artifacts)
     classes = class_scores(trials, results)
-    paper = compare_with_paper(results) if options.with_paper else None
-    remarks += unknown_to_paper(results) if options.with_paper else []
+    paper = compare_with_paper(results) if options.with_paper and is_in_paper(results) else None
+    unknown = [*unknown_to_paper(results)] if options.with_paper else []
+    remarks = [*remarks, *unknown] if paper is not None else [*unknown, *remarks]
     shown, printed = (
         accuracy.table_layout(options.rows, options.columns, results, default)
         for default in (accuracy.TableLayout(), accuracy.PRINT_LAYOUT)

@@ -257,6 +257,11 @@ def _is_generic(swept: Mapping[str, Any]) -> bool:
     return values.get("text_type") == "text" and values.get("label_type", "label") == "label"
 
 
+def is_in_paper(results: Sequence[Result]) -> bool:
+    """Return whether any of our tasks is the paper's."""
+    return not {_task(result.task) for result in results}.isdisjoint(load_paper()["task"])
+
+
 def unknown_to_paper(results: Sequence[Result]) -> Iterable[str]:
     """Yield which of our tasks and levels the paper does not have."""
     paper = load_paper()
@@ -264,7 +269,10 @@ def unknown_to_paper(results: Sequence[Result]) -> Iterable[str]:
     ours = dict.fromkeys(result.task for result in results)
     if missing := [task for task in ours if _task(task) not in tasks]:
         known = ", ".join(sorted(tasks - {"average"}))
-        yield f"the paper has no task {', '.join(missing)}; its tasks are {known}"
+        no_tables = "" if len(missing) < len(ours) else ", so none of its tables is shown"
+        yield f"the paper has no task {', '.join(missing)}; its tasks are {known}{no_tables}"
+    if len(missing) == len(ours):
+        return
     levels = {*paper["level"].map(_normal_level)}
     our_levels = dict.fromkeys(result.level for result in results)
     if missing := [level for level in our_levels if _normal_level(level) not in levels]:

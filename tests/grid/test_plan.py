@@ -187,7 +187,11 @@ def test_without_data_only_the_trainings_are_known(
     assert result["prompt"] is None
     assert "a.csv" in result["remarks"][0]
     assert main(["plan", str(small), "--set", data]) == 0
-    assert "?" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "?" in output.out
+    assert "warning: nothing is known before the data can be read: " in output.err
+    assert "a.csv" not in output.out  # said once
+    assert "next: gpt3mix check" in output.err
 
 
 def test_without_a_key_a_hosted_model_can_be_planned(

@@ -161,6 +161,16 @@ def test_a_classifier_and_task_that_the_paper_lacks_are_named(tmp_path: Path) ->
     assert "Our classifier is another one (linear)." in (tmp_path / "report.md").read_text("utf-8")
 
 
+def test_without_a_task_of_the_paper_there_is_one_line_and_no_table(tmp_path: Path) -> None:
+    write_records(tmp_path / "trials.jsonl", seeds([0.6, 0.62], task="tickets", level="8/class"))
+    result = report(inputs(tmp_path / "trials.jsonl"), tmp_path, ReportOptions(with_paper=True))
+    assert result.remarks[0].startswith("the paper has no task tickets; its tasks are cola, ")
+    assert result.remarks[0].endswith("so none of its tables is shown")
+    assert not any("no level" in remark for remark in result.remarks)
+    assert not any(table.name.startswith("paper") for table in result.tables)
+    assert (result.paper, result.paper_remarks) == (None, [])
+
+
 def expected(path: Path, method: str, column: tuple[int, str], **swept: Any) -> ExpectedTrials:
     return ExpectedTrials(path, 2, "sst2", "1%", method, "distilbert", swept, column)
 
