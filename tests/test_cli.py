@@ -1128,13 +1128,13 @@ def test_report_compares_two_runs(
         assert "--diff" in wrong.err
 
 
-def test_report_prints_the_papers_values_and_contradictions(
+def test_report_says_first_that_the_paper_lacks_a_task(
     chained: Path, tmp_path: Path, call: Callable[..., CommandResult]
 ) -> None:
     done = call("report", chained / "results", "-o", tmp_path / "r", "--paper")
     assert done.code == 0
-    assert "Table 6 (page 8)" in done.out
-    assert "Appendix B gives 68.80" in done.err
+    assert "Table 6 (page 8)" not in done.out
+    assert "the paper has no task mine" in done.err
 
 
 # check -------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gpt3mix_cli import task_files
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.data import load_splits
@@ -100,7 +99,7 @@ def test_the_command_lists_every_task(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_wheel_holds_the_configs_where_the_package_looks_for_them() -> None:
-    project = Path(task_files.__file__).parent.parent / "pyproject.toml"
+    project = Path(__file__).parent.parent / "pyproject.toml"
     build = tomllib.loads(project.read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"] == {"configs": "gpt3mix_cli/configs"}
     assert "configs" in build["sdist"]["include"]  # from which wheels are made
