@@ -18,9 +18,8 @@ its text is finished, not empty, not a copy of a real row and not a repeat.
 - bound: the floating-point operations of our rows over the rate of float32 matrix products. Every
   prefix that prompts of a block share, and every generated token, counts once; attention does not.
 
-Further measurements: how much bfloat16 changes the labels of the same texts; the cost of 100, 1,000
-and 10,000 rows (--long); and, if there is a GPU, tokens per second and the fraction of the memory
-bandwidth reached by a model of 0.5 B parameters with random weights in bfloat16.
+Further measurements: how much bfloat16 changes the labels of the same texts, and the cost of 100,
+1,000 and 10,000 rows (--long). gpu.py measures a GPU.
 """
 
 import argparse
@@ -421,66 +420,6 @@ def augment_cost(data: Path, model: str, count: int) -> dict[str, float]:
     }
 
 
-def gpu_throughput(data: Path) -> dict[str, float]:
-    """Return tokens per second and the fraction of the memory bandwidth that decoding reaches.
-
-    The weights are random, so no text ends early.
-    """
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    from gpt3mix_cli.lm import Request, open_lm
-    from gpt3mix_cli.settings import LocalLMSettings
-
-    _, tokenizer = open_plain("bundled")
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=1280,
-        intermediate_size=3456,
-        num_hidden_layers=24,
-        num_attention_heads=20,
-        num_key_value_heads=4,
-        max_position_embeddings=2048,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(shape).to(torch.bfloat16)
-        weights = sum(weight.numel() for weight in model.parameters())
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(tokenizer.name_or_path).save_pretrained(folder)
-        lm = open_lm(LocalLMSettings(kind="local", model=folder, device="cuda"))
-        texts = prompts(data, 512)
-        requests = [Request(n, prompt, n, MAX_TOKENS) for n, prompt in enumerate(texts)]
-        list(lm.complete(requests[:32]))
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        tokens = sum(completion.completion_tokens for completion in lm.complete(requests))
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    block = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    block.clone()
-    torch.cuda.synchronize()
-    started_copy = time.perf_counter()
-    for _ in range(10):
-        block.clone()
-    torch.cuda.synchronize()
-    bandwidth = 10 * 2 * block.numel() / (time.perf_counter() - started_copy)
-    batch_size = lm.info.block_size
-    cache_bytes = 2 * 24 * 4 * 64 * 2 * 150  # keys and values of a row of about 150 tokens
-    steps = tokens / batch_size
-    bytes_read = steps * (2 * weights + batch_size * cache_bytes)
-    return {
-        "tokens": tokens,
-        "seconds": seconds,
-        "parameters": weights,
-        "bandwidth": bandwidth,
-        "fraction": bytes_read / seconds / bandwidth,
-    }
-
-
 def run_in_process(arguments: Sequence[str], *options: str) -> dict[str, Any]:
     """Return a measurement of this script, run in a new process."""
     process = subprocess.run(
@@ -603,17 +542,6 @@ def main() -> None:
     )
     if arguments.long:
         print_sizes(options, arguments.long)
-    import torch
-
-    if not torch.cuda.is_available():
-        print("\nNo GPU: not measured.")
-        return
-    gpu = run_in_process(["gpu", "0"], *options)
-    print(
-        f"\nGPU {torch.cuda.get_device_name()}: {gpu['tokens'] / gpu['seconds']:.0f} tokens per "
-        f"second with {gpu['parameters'] / 1e6:.0f} M parameters in bfloat16, "
-        f"{gpu['fraction']:.0%} of the {gpu['bandwidth'] / 1e9:.0f} GB/s that a copy reaches."
-    )
 
 
 def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
@@ -627,8 +555,6 @@ def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
         case "bound":
             seconds, rate = bound(arguments.model, prompts(arguments.data, arguments.rows), count)
             return {"seconds": seconds, "rate": rate}
-        case "gpu":
-            return gpu_throughput(arguments.data)
         case _:
             return measure(name, arguments.data, arguments.model, count)
 
