@@ -230,10 +230,8 @@ def test_the_theme_is_changed_and_remembered(open_page: Open) -> None:
     assert dark != "rgb(255, 255, 255)"
     page.reload()
     assert page.evaluate(background) == dark
-    assert (
-        page.evaluate("getComputedStyle(document.querySelector('.tabulator')).backgroundColor")
-        == dark
-    )
+    table = page.locator(".tabulator").first  # tables are drawn after the page has loaded
+    assert table.evaluate("(node) => getComputedStyle(node).backgroundColor") == dark
     page.emulate_media(media="print")
     assert page.evaluate(background) == "rgb(255, 255, 255)"  # paper is white
     assert open_page(color_scheme="dark").evaluate(background) == dark
