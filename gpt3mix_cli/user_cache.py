@@ -181,13 +181,18 @@ def model_state(model: str, revision: str | None = None) -> list[list[Any]]:
     path = Path(model).expanduser()
     if path.is_file():
         return [file_state(path)]
-    folder = path if path.is_dir() else _hub_snapshot(model, revision)
+    folder = path if path.is_dir() else hub_snapshot(model, revision)
     files = sorted(folder.iterdir()) if folder else ()
     return [file_state(file) for file in files if file.is_file()]
 
 
-def _hub_snapshot(model: str, revision: str | None) -> Path | None:
-    """Return the folder of a hub model's downloaded files; None without any."""
+def hub_snapshot(model: str, revision: str | None) -> Path | None:
+    """Return the folder of a hub model's downloaded files; None without any.
+
+    Args:
+        model: its id.
+        revision: commit, branch or tag.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     with contextlib.suppress(ValueError):  # no hub id

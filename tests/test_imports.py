@@ -67,6 +67,7 @@ HEAVY = {
     "sentence_transformers": {"train.setfit"},
     "setfit": {"train.setfit"},
     "sklearn": {"augment", "method.selection", "train"},
+    "tokenizers": {"lm.local"},
     "torch": {
         "augment.mlm",
         "augment.translators",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from gpt3mix_cli.grid.recognition import split_finished
 from gpt3mix_cli.grid.steps import cell_steps
 from gpt3mix_cli.lm import open_lm
 from gpt3mix_cli.lm.lazy_lm import LazyLM
+from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.lm.local.token_counter import open_token_counter
 from gpt3mix_cli.method import selection
 from gpt3mix_cli.records import Example
 from gpt3mix_cli.report.charts import Chart, Point, SeriesStyle
@@ -52,6 +55,7 @@ classifiers:
 trials: 1
 """
 HEAVY = ("torch", "transformers", "sklearn", "pandas")
+MODEL_LIBRARIES = ("torch", "transformers", "sklearn", "matplotlib")
 
 
 def write_experiment(folder: Path, lm: str, encoder: Path) -> Path:
@@ -69,6 +73,34 @@ for command in (["subsample"], ["augment"], ["baseline", "--method", "eda"], ["t
 """
 
 
+IMPORTS = """
+import json, sys
+from gpt3mix_cli.cli import main
+command, names = map(json.loads, sys.argv[1:])
+print("exit code", main(command), [name for name in names if name in sys.modules])
+"""
+
+
+def imports_of(*command: str) -> str:
+    """Return a command's exit code, and those of the libraries that it imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, json.dumps(command), json.dumps(MODEL_LIBRARIES)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_draw_and_a_plan_of_an_unknown_lm_load_no_model(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    write_experiment(tmp_path, "bundled", tiny_encoder)
+    assert imports_of("subsample", "small.yaml") == "exit code 0 []"
+    assert imports_of("plan", "small.yaml", "--no-measure") == "exit code 0 []"
+    assert not (cache_folder() / "facts").exists()
+
+
 def test_commands_with_nothing_to_do_import_nothing_heavy(
     tmp_path: Path, tiny_encoder: Path
 ) -> None:
@@ -82,6 +114,11 @@ def test_commands_with_nothing_to_do_import_nothing_heavy(
     outputs = [output for summary in summaries for output in summary["outputs"]]
     assert len(outputs) == 9
     assert all(output["skipped"] for output in outputs)
+    # The plots are drawn already, and the answers of the journal tell how long lines are.
+    assert imports_of("report", "small.yaml") == "exit code 0 []"
+    assert imports_of("plan", "small.yaml") == "exit code 0 []"
+    more_rows = imports_of("plan", "small.yaml", "--no-measure", "--set", "augment.ratio=2")
+    assert more_rows == "exit code 0 []"
 
 
 # One truth ---------------------------------------------------------------------------------------
@@ -101,9 +138,47 @@ def test_a_known_lm_says_what_the_opened_one_says(tiny_lm: Path, options: dict[s
     assert first._facts.is_computed
     assert not second._facts.is_computed
     assert second._facts.values == first._facts.values
-    # The first use opens it, and compares.
     assert second.info.count_tokens("a film") == first.info.count_tokens("a film")
+    # The first request opens it, and compares.
+    assert not second._facts.is_computed
+    assert second.score(["a film"], [" good"]) == first.score(["a film"], [" good"])
     assert second._facts.is_computed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a film", "Movie review: caf\u00e9 \U0001f642\n\n  12.50 (Sentiment: Positive)"]
+)
+@pytest.mark.parametrize("model", ["bundled", "tiny"])
+def test_an_lm_that_only_counts_counts_like_the_opened_one(
+    tiny_lm: Path, model: str, text: str
+) -> None:
+    model = str(tiny_lm) if model == "tiny" else model
+    settings = LocalLMSettings(kind="local", model=model, device="cpu")
+    unknown = open_lm(settings, replay_only=True, counts_only=True)
+    engine = LocalLM(settings)
+    assert unknown.info.count_tokens(text) == engine.info.count_tokens(text) >= 1
+    assert unknown.info.context_length == engine.info.context_length
+    assert "_engine" not in vars(unknown)
+
+
+def test_a_tokenizer_that_the_library_reads_differently_counts_by_the_library(
+    tiny_lm: Path, tmp_path: Path
+) -> None:
+    """Its tokenizer.json puts words before each text, which the library's class leaves out."""
+    folder = shutil.copytree(tiny_lm, tmp_path / "lm")
+    for name, changes in (
+        ("tokenizer.json", {"normalizer": {"type": "Prepend", "prepend": "Once more: "}}),
+        ("tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"}),
+    ):
+        content = json.loads((folder / name).read_bytes())
+        (folder / name).write_text(json.dumps(content | changes))
+    settings = LocalLMSettings(kind="local", model=str(folder), device="cpu")
+    first, second = known_twice(settings)
+    counter = open_token_counter(settings)
+    assert counter is not None
+    assert counter("a film") > LocalLM(settings).info.count_tokens("a film")
+    for lm in (first, second):
+        assert lm.info.count_tokens("a film") == LocalLM(settings).info.count_tokens("a film")
 
 
 @pytest.mark.parametrize("model", ["bundled", pytest.param("smollm2", marks=pytest.mark.slow)])

@@ -160,7 +160,7 @@ class _Planner:
         if not experiment.lm:
             return _CellInputs()
         examples = grid.real_rows_or_draw(cell)
-        lm = grid.resources.lm(experiment, replay_only=True)
+        lm = grid.resources.planning_lm(experiment)
         needs_labels = any(item.uses_lm for item in experiment.classifiers_for("none", seed))
         test = grid.resources.splits(experiment, seed).test if needs_labels else ()
         sets = []
@@ -216,7 +216,7 @@ class _Planner:
     def _cost_model(self, experiment: Experiment, request: Request) -> CostModel:
         key = fingerprint([experiment.task.name, experiment.variant, bool(request.choices)])
         if key not in self._cost_models:
-            lm = self._grid.resources.lm(experiment, replay_only=True)
+            lm = self._grid.resources.planning_lm(experiment)
             # How the server is asked may be in any journal of the experiment.
             journals = self._grid.layout.journals()
             self._cost_models[key] = cost_model_for(lm, request, journals)
@@ -232,7 +232,7 @@ class _Planner:
         """Return what the requests in these journals took, or else in any of the experiment."""
         if not costs_money(experiment.lm):
             return None
-        info = self._grid.resources.lm(experiment, replay_only=True).info
+        info = self._grid.resources.planning_lm(experiment).info
         for paths in (journals, self._grid.layout.journals()):
             # Journals of all tasks and methods hold requests of several kinds.
             kind = [read.__name__, request.prompt.rpartition("\n")[2], request.label_prefix]

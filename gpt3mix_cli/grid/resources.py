@@ -17,7 +17,7 @@ from ..errors import NO_CALLBACKS, Callbacks, UserError, in_progress
 from ..existing_outputs import back_up
 from ..labelled_rows import write_bad_rows
 from ..layout import SKIPPED_FILE, SPLIT_FILE, Layout, journal_path
-from ..lm import IN_MEMORY, LM, Journal, JournaledLM, costs_money
+from ..lm import IN_MEMORY, LM, Journal, JournaledLM, costs_money, open_lm
 from ..records import Example
 from ..settings import ClassifierSettings, Experiment, Split, fingerprint
 from ..train import (
@@ -211,9 +211,27 @@ class Resources:
             del lm
         _release_memory()
 
+    def planning_lm(self, experiment: Experiment) -> LM:
+        """Return the experiment's LM for a plan: it counts tokens, and asks nothing.
+
+        A local one that is not known from before and has no answer in a journal is not opened if
+        its tokenizer is enough; then its fingerprint is not that of the opened LM.
+        """
+        settings = experiment.lm
+        if settings is None or costs_money(settings):
+            return self.lm(experiment, replay_only=True)
+
+        def open_planning_lm() -> LM:
+            if self._layout.journals():
+                return self.lm(experiment, replay_only=True)
+            return open_lm(settings, replay_only=True, callbacks=self._callbacks, counts_only=True)
+
+        key = ["planning", settings.model_dump()]
+        return self._cached(key, open_planning_lm, failure_key=key)
+
     def replay_lm(self, experiment: Experiment, outputs: Sequence[Path]) -> JournaledLM:
         """Return an LM that answers from the journals of some outputs, and asks nothing."""
-        lm = self.lm(experiment, replay_only=True)
+        lm = self.planning_lm(experiment)
         return JournaledLM(lm, IN_MEMORY, existing_journals(outputs), self._callbacks.warn)
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ class _Estimator:
     def _speed_of_earlier_rows(self, cell: Cell, method: str) -> float | None:
         experiment = self._grid.experiment(cell)
         uses_lm = experiment.lm_settings_for(method) is not None
-        lm = self._grid.resources.lm(experiment, replay_only=True) if uses_lm else None
+        lm = self._grid.resources.planning_lm(experiment) if uses_lm else None
         speeds = list[float]()
         for _, manifest in self._manifests:
             is_same = manifest.stage == "augment" and manifest.settings.get("method") == method
@@ -213,7 +213,7 @@ class _Estimator:
         settings, task = experiment.method_settings(method), experiment.task
         journal = Journal(IN_MEMORY)
         if settings.uses_lm:
-            if not self._grid.resources.lm(experiment, replay_only=True).info.is_local:
+            if not self._grid.resources.planning_lm(experiment).info.is_local:
                 self._sources[f"augment {method}: unknown, it depends on the endpoint"] = None
                 return None
             lm = self._grid.resources.lm(experiment)

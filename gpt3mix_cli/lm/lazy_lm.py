@@ -1,6 +1,6 @@
 """A local LM that is opened when it is first asked, if its facts are known already.
 
-`import torch` alone takes two seconds, which a stage that is up to date does not need.
+`import torch` alone takes two seconds, which a stage that is up to date or a plan does not need.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,10 +8,18 @@ from functools import cached_property
 from typing import Any
 
 from ..pretrained import lm_path
-from ..settings import LocalLMSettings
+from ..settings import LocalLMSettings, fingerprint
 from ..user_cache import ModelFacts
 from .port import LM, LOCAL_VERSION, Completion, LMInfo, Request, Scores
 
+# Texts that show whether two tokenizers count alike: ends, spaces, digits, other scripts.
+PROBES = (
+    "",
+    "a",
+    " A first  try,\n\nMovie review: it's 10.50 (Sentiment: Positive)\nMovie review:",
+    "\tCafé naïve — 你好 Привет 🙂 don't e\u0301\r\n <s></s>",
+)
+FACTS_VERSION = 2  # raised when other facts are stored
 INFO_FIELDS = ("fingerprint", "context_length", "block_size", "details")
 
 
@@ -22,6 +30,7 @@ class LazyLM:
         settings: of the LM.
         open_engine: opens it.
         replay_only: see `open_lm`.
+        counts_only: see `open_lm`.
 
     Raises:
         UserError: if its facts are not known and it cannot be opened.
@@ -32,13 +41,15 @@ class LazyLM:
         settings: LocalLMSettings,
         open_engine: Callable[[], LM],
         replay_only: bool,
+        counts_only: bool = False,
     ) -> None:
-        self._open_engine = open_engine
+        self._settings, self._open_engine = settings, open_engine
+        self._counts_only = counts_only
         self._facts = ModelFacts(
-            {"lm": settings.model_dump(), "version": LOCAL_VERSION},
+            {"lm": settings.model_dump(), "version": [LOCAL_VERSION, FACTS_VERSION]},
             lm_path(settings.model),
             settings.revision,
-            lambda: _facts_of(self._engine.info),
+            self._compute_facts,
             # It measures nothing, so it may choose another dtype.
             read_only=replay_only,
         )
@@ -46,7 +57,7 @@ class LazyLM:
         self.info = LMInfo(
             model=settings.model,
             **{name: values[name] for name in INFO_FIELDS},
-            count_tokens=lambda text: self._checked_engine.info.count_tokens(text),
+            count_tokens=lambda text: self._count_tokens(text),
             count_parameters=lambda: values["parameters"],
             is_local=True,
         )
@@ -59,6 +70,24 @@ class LazyLM:
     @cached_property
     def _engine(self) -> LM:
         return self._open_engine()
+
+    @cached_property
+    def _count_tokens(self) -> Callable[[str], int]:
+        counter = None
+        if "_engine" not in vars(self) and self._facts.values["counts_alike"]:
+            counter = _open_counter(self._settings)
+        return counter or self._checked_engine.info.count_tokens
+
+    def _compute_facts(self) -> dict[str, Any]:
+        if self._counts_only and (facts := _facts_without_engine(self._settings)):
+            return facts
+        info = self._engine.info
+        values = {name: getattr(info, name) for name in INFO_FIELDS}
+        counter = _open_counter(self._settings)
+        alike = counter is not None and all(
+            counter(text) == info.count_tokens(text) for text in PROBES
+        )
+        return values | {"parameters": info.count_parameters(), "counts_alike": alike}
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answer to each request, in order."""
@@ -73,6 +102,27 @@ class LazyLM:
         return self._checked_engine.describe()
 
 
-def _facts_of(info: LMInfo) -> dict[str, Any]:
-    values = {name: getattr(info, name) for name in INFO_FIELDS}
-    return values | {"parameters": info.count_parameters()}
+def _open_counter(settings: LocalLMSettings) -> Callable[[str], int] | None:
+    from .local.token_counter import open_token_counter
+
+    return open_token_counter(settings)
+
+
+def _facts_without_engine(settings: LocalLMSettings) -> dict[str, Any] | None:
+    """Return the facts of an LM that only counts tokens; None if its files do not have them.
+
+    Device and dtype stay unknown, so no answer has this fingerprint.
+    """
+    from .local.token_counter import read_context_length
+
+    context_length = read_context_length(settings)
+    if context_length is None or not _open_counter(settings):
+        return None
+    return {
+        "fingerprint": fingerprint(["not opened", settings.model_dump()]),
+        "context_length": context_length,
+        "block_size": settings.batch_size,
+        "details": "not opened",
+        "parameters": None,
+        "counts_alike": True,
+    }

@@ -296,6 +296,7 @@ def open_lm(
     journals: Callable[[], Sequence[Path]] = list,
     replay_only: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
+    counts_only: bool = False,
 ) -> LM:
     """Return the language model for its settings.
 
@@ -305,6 +306,8 @@ def open_lm(
         journals: returns the paths of all journals that count towards the budget.
         replay_only: answer from a journal and send nothing, so that an endpoint needs no key.
         callbacks: for slow or failing servers, and the conversion of a GGUF file.
+        counts_only: no journal has an answer of it, so a local LM may have any fingerprint. Then
+            its tokenizer is enough, if it is not known from before.
 
     Raises:
         UserError: if it cannot be opened.
@@ -318,7 +321,7 @@ def open_lm(
 
                 return LocalLM(settings, replay_only, callbacks)
 
-            return LazyLM(settings, open_engine, replay_only)
+            return LazyLM(settings, open_engine, replay_only, counts_only)
         case OpenAISettings():
             from .openai.engine import OpenAILM
 

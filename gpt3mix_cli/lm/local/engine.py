@@ -49,12 +49,11 @@ from .precision import (
     remembered,
 )
 from .row_limit import RowLimit
-from .tokenization import PromptTokenizer
+from .tokenization import UNLIMITED_CONTEXT_TOKENS, PromptTokenizer
 
 LabelSource = Literal["exact", "rounded"]
 
 MIN_BFLOAT16_PARAMETERS = 100_000_000  # smaller models are fast enough in float32
-UNLIMITED_CONTEXT_TOKENS = 1_000_000  # tokenizers without a limit report far more
 
 
 class LocalLM:

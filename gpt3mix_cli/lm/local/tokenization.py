@@ -9,14 +9,16 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import UserError
 from .chat import ChatTemplate
 
+if TYPE_CHECKING:
+    import torch
+
 LINE_END = "\n"  # a row is one line of the list in the prompt
+UNLIMITED_CONTEXT_TOKENS = 1_000_000  # tokenizers without a limit report far more
 DECODE_CONTEXT_TOKENS = 8  # of the prompt: they decide how the first generated token is spelled
 
 
@@ -121,12 +123,14 @@ class PromptTokenizer:
         texts: list[str] = self._tokenizer.batch_decode(tokens, clean_up_tokenization_spaces=False)
         return texts
 
-    def may_end_text(self, label_prefixes: Iterable[str], vocabulary_size: int) -> torch.Tensor:
+    def may_end_text(self, label_prefixes: Iterable[str], vocabulary_size: int) -> "torch.Tensor":
         """Return for each token whether a text can end with it, (vocabulary,), bool.
 
         A text ends with a line end, a label prefix or an end token. Only after a token that may be
         the last one the text is decoded and searched for its end.
         """
+        import torch
+
         marks = {LINE_END, *(prefix[-1] for prefix in label_prefixes if prefix)}
         # A token may be a part of a non-ASCII character, which decodes to nothing on its own.
         any_token = not all(mark.isascii() for mark in marks)
