@@ -15,8 +15,6 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from filelock import FileLock, Timeout
-
 from .errors import (
     NO_CALLBACKS,
     Callbacks,
@@ -276,6 +274,8 @@ def _lock(
     path: Path, output: Path, *, wait: bool = False, hint: str = OTHER_PATH
 ) -> Iterator[bool]:
     """Yield whether the lock is held, which it is except on a file system without locks."""
+    from filelock import FileLock, Timeout  # what is up to date needs no lock
+
     lock_path = path.with_name(f"{path.name}.lock")
     lock = FileLock(lock_path, blocking=wait, thread_local=False, fallback_to_soft=False)
     with write_errors(output, hint=hint):

@@ -21,7 +21,8 @@ from ..records import Augmented, Example, Reject
 from ..settings import FilterSettings
 
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters
-WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_]+)*")
+# Compiled when it is first used, which takes longer than most imports.
+WORD = rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_]+)*"
 OVERLAP_WORDS = 3  # two texts rarely share the order of so many words by chance
 MIN_WORDS_TO_REPEAT = 4  # a repetition in fewer words may be meant: `no, no, no`
 
@@ -62,7 +63,7 @@ REMEDIES = {
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text, without case and punctuation."""
-    return WORD.findall(text.casefold())
+    return re.findall(WORD, text.casefold())
 
 
 def suggest_remedy(rejected: Mapping[str, int]) -> str:

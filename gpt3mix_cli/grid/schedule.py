@@ -7,7 +7,6 @@ was writing is waited for in the second round.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -30,6 +29,8 @@ from .steps import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from .stages import Stages
 
 FinishedStep = tuple[Step, StepResult]
@@ -204,11 +205,13 @@ class StepRun:
                 for future in [future for future in self._pending if future.done()]:
                     ended = self._pending.pop(future)
                     yield ended, finish(ended, future.result())
+            from concurrent.futures import as_completed
+
             for future in as_completed(self._pending):
                 ended = self._pending[future]
                 yield ended, finish(ended, future.result())
 
-    def _start_set(self, step: AugmentStep, threads: ThreadPoolExecutor) -> None:
+    def _start_set(self, step: AugmentStep, threads: "ThreadPoolExecutor") -> None:
         if not self._sets:
             self._open_lm(step)
         # Variants of a cell look for answers in each other's journals, and the sets of a method for
@@ -223,25 +226,27 @@ class StepRun:
     def _start(
         self,
         step: Step,
-        threads: ThreadPoolExecutor,
-        needed: Sequence[Future[StepResult]],
+        threads: "ThreadPoolExecutor",
+        needed: "Sequence[Future[StepResult]]",
         executor: TrialExecutor,
-    ) -> Future[StepResult]:
+    ) -> "Future[StepResult]":
         future = threads.submit(_run_after, needed, self._run, step, executor)
         self._pending[future] = step
         return future
 
 
-def _enter_threads(stack: ExitStack, count: int) -> ThreadPoolExecutor | None:
+def _enter_threads(stack: ExitStack, count: int) -> "ThreadPoolExecutor | None":
     if not count:
         return None
+    from concurrent.futures import ThreadPoolExecutor
+
     threads = stack.enter_context(ThreadPoolExecutor(count))
     stack.callback(threads.shutdown, wait=False, cancel_futures=True)
     return threads
 
 
 def _run_after(
-    needed: Sequence[Future[StepResult]],
+    needed: "Sequence[Future[StepResult]]",
     run: Callable[[Step, TrialExecutor], StepResult],
     step: Step,
     executor: TrialExecutor,

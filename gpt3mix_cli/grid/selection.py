@@ -10,7 +10,6 @@ from ..errors import UserError
 from ..files import STDIO
 from ..layout import Cell
 from ..settings import Experiment, parse_level
-from ..train.saved_models import check_save_folder
 from .row_reader import check_method_name
 from .runner import Grid
 from .steps import REAL_ROWS_ONLY, TrainStep
@@ -131,6 +130,8 @@ def with_files(
                 "select one with --level, --seed, --method and --classifier",
             )
     if save_model:
+        from ..train.saved_models import check_save_folder
+
         check_save_folder(save_model)
         if output == STDIO:
             raise UserError(

@@ -26,7 +26,6 @@ from ..train import (
     train,
     train_with_best_weight,
 )
-from ..train.saved_models import save_model
 from ..train.trials import check_tensorboard
 from .executors.opener import ExecutorOptions
 from .finished_trials import keep_trained_rows
@@ -352,6 +351,8 @@ class Stages:
         if runner.classifier is not here:  # the trials ran elsewhere
             runner.classifier, runner.fitted_trial = here, None
         if any(row.status == "ok" for row in rows):
+            from ..train.saved_models import save_model
+
             experiment = self.experiment(step.cell)
             save_model(runner, rows, settings, step.save_model, self.callbacks, experiment)
 

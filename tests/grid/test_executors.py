@@ -17,7 +17,7 @@ from gpt3mix_cli.config import load_experiments
 from gpt3mix_cli.errors import NO_CALLBACKS, StoppedShort, UserError
 from gpt3mix_cli.files import STDIO, atomic_write
 from gpt3mix_cli.grid import AugmentStep, Grid, Step, SubsampleStep, TrainStep
-from gpt3mix_cli.grid.executors import opener
+from gpt3mix_cli.grid.executors import processes
 from gpt3mix_cli.grid.executors.opener import (
     ExecutorOptions,
     TrialDemand,
@@ -65,7 +65,7 @@ def demand(
 def test_trials_that_fit_a_gpu_by_their_fraction_run_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opener, "count_fitting_workers", lambda threads: 16 // threads)
+    monkeypatch.setattr(processes, "count_fitting_workers", lambda threads: 16 // threads)
     assert [trials_per_gpu(gpu) for gpu in (1, 0.5, 1 / 3, 0.3, 0.25, 0.1)] == [1, 2, 3, 3, 4, 10]
     assert count_jobs(demand(TRANSFORMER, on_gpu=True)) == 1
     assert count_jobs(demand(TRANSFORMER, LINEAR, gpu=0.25, on_gpu=True)) == 4

@@ -8,7 +8,6 @@ from typing import Literal
 from ...errors import NO_CALLBACKS, Callbacks
 from ...settings import ClassifierSettings
 from ...train import Classifier
-from .processes import ProcessExecutor, count_fitting_workers
 from .protocol import Executor, SerialExecutor
 
 ExecutorKind = Literal["processes", "ray"]
@@ -71,6 +70,8 @@ def open_executor(
     jobs = min(jobs or 1, demand.num_trials)
     if jobs <= 1:
         return SerialExecutor()
+    from .processes import ProcessExecutor  # multiprocessing takes long to import
+
     may_use_gpu = any(settings.can_use_gpu for settings in demand.classifiers)
     return ProcessExecutor(jobs, callbacks, may_use_gpu and Path("/dev/nvidiactl").exists())
 
@@ -86,6 +87,8 @@ def count_jobs(demand: TrialDemand) -> int:
     ]
     if not threads and not on_gpu:
         return 1  # trials that take almost no time
+    from .processes import count_fitting_workers
+
     fitting = count_fitting_workers(max(threads, default=1))
     return min(fitting, trials_per_gpu(demand.gpu)) if on_gpu else fitting
 
