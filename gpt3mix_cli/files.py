@@ -28,6 +28,7 @@ from .stopping import is_stop_requested, stop_if_requested
 
 STDIO = Path("-")
 PRIVATE = 0o600  # mode of files with what only their owner should read
+HASH_BLOCK_BYTES = 1 << 18
 OTHER_PATH = "choose another path with -o or --out"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # Errors of file systems without locks, such as some network mounts: the work goes on without.
@@ -356,5 +357,9 @@ def write_errors(
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
+    # `hashlib.file_digest` clears a buffer for each file, which takes as long as a small file.
+    digest = hashlib.sha256()
     with open_input(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        while block := stream.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

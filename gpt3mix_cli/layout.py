@@ -152,7 +152,7 @@ class Layout:
 
     def train_path(self, cell: Cell) -> Path:
         """The cell's subsample."""
-        return subsample_path(self.folder(cell))
+        return _train_path(self.out, self.name, cell)
 
     def synthetic_path(self, cell: Cell, method: str, draw: int = 0) -> Path:
         """A synthetic set of a method."""
@@ -160,7 +160,8 @@ class Layout:
 
     def trials_path(self, key: TrialKey) -> Path:
         """The trials of a method and classifier."""
-        return self.folder(key.cell) / "trials" / f"{key.method}.{key.classifier}.jsonl"
+        name = f"{key.method}.{key.classifier}.jsonl"
+        return self.folder(key.cell).joinpath("trials", name)
 
     def rows_folder(self, name: str) -> Path:
         """The folder of stages on rows that are given from Python; `name` is their hash."""
@@ -192,6 +193,11 @@ def _cell_folder(out: Path, name: str, cell: Cell) -> Path:
     root = str(cell.variant.get("name", name))
     task = cell.task if cell.one_of_tasks else ""
     return out.joinpath(root, task, variant, level_name(cell.level), f"seed-{cell.data_seed}")
+
+
+@lru_cache(maxsize=16)
+def _train_path(out: Path, name: str, cell: Cell) -> Path:
+    return subsample_path(_cell_folder(out, name, cell))
 
 
 # Companion files -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ are nested: 0.3 % contains the rows of 0.1 %, so levels differ only in the rows 
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def subsample(
     Raises:
         UserError: if no rows are left to draw from.
     """
-    settings = {"format": CACHE_VERSION, **asdict(draw), "classes": list(classes)}
+    settings = {"format": CACHE_VERSION, **vars(draw), "classes": list(classes)}
     if splits.taken_rows:
         settings["taken_rows"] = splits.taken_rows
     # Validation and test rows change no draw, but the manifest counts the copies among them.

@@ -68,13 +68,17 @@ class Stages:
     _empty_outputs: set[Path] = field(init=False, default_factory=set)
     _with_failed_trials: set[Path] = field(init=False, default_factory=set)
     _reader: RowReader = field(init=False)
-    _by_variant: dict[int, Experiment] = field(init=False)  # by the id of its variant
+    # By the id of its variant: the variant, and the experiment.
+    _by_variant: dict[int, tuple[object, Experiment]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.out, self.experiments[0].name)
         self.resources = Resources(self.layout, self.callbacks, self.options.force)
         self._reader = RowReader(self.callbacks)
-        self._by_variant = {id(item.variant): item for item in self.experiments}
+        self._index_variants()
+
+    def _index_variants(self) -> None:
+        self._by_variant = {id(item.variant): (item.variant, item) for item in self.experiments}
 
     @property
     def callbacks(self) -> Callbacks:
@@ -94,7 +98,7 @@ class Stages:
         self.jobs, self.tensorboard = jobs, tensorboard
         if trials:
             self.experiments = [item.with_trials(trials) for item in self.experiments]
-            self._by_variant = {id(item.variant): item for item in self.experiments}
+            self._index_variants()
 
     def with_options(self, **changes: bool) -> Self:
         """Return these stages with some other options; data, models and layout are the same."""
@@ -120,9 +124,9 @@ class Stages:
     def experiment(self, cell: Cell) -> Experiment:
         """Return the variant of the experiment that a cell belongs to."""
         # Its own variant is the same object: thousands of cells need no comparison with each.
-        first = self._by_variant.get(id(cell.variant))
-        if first and first.variant is cell.variant:
-            return first
+        variant, experiment = self._by_variant.get(id(cell.variant), (None, None))
+        if experiment and variant is cell.variant:
+            return experiment
         return next(item for item in self._variants_of(cell) if item.variant == cell.variant)
 
     def real_rows(self, cell: Cell, path: Path | None = None) -> list[Example]:
