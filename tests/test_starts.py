@@ -54,7 +54,7 @@ classifiers:
   - {{kind: transformer, name: tiny, model: {encoder}, max_epochs: 1}}
 trials: 1
 """
-HEAVY = ("torch", "transformers", "sklearn", "pandas")
+HEAVY = ("torch", "transformers", "sklearn", "pandas", "multiprocessing", "filelock")
 MODEL_LIBRARIES = ("torch", "transformers", "sklearn", "matplotlib")
 
 
