@@ -10,7 +10,7 @@ from typing import Any
 from ..pretrained import lm_path
 from ..settings import LocalLMSettings
 from ..user_cache import ModelFacts
-from .port import LM, LOCAL_VERSION, Completion, LMInfo, Request, Scores
+from .port import LM, LOCAL_VERSION, Completion, LMInfo, ParallelLM, Request, Scores
 
 INFO_FIELDS = ("fingerprint", "context_length", "block_size", "details")
 
@@ -59,6 +59,12 @@ class LazyLM:
     @cached_property
     def _engine(self) -> LM:
         return self._open_engine()
+
+    @property
+    def parallel_blocks(self) -> int:
+        """How many blocks it answers at the same time."""
+        engine = self._checked_engine
+        return engine.parallel_blocks if isinstance(engine, ParallelLM) else 1
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answer to each request, in order."""
