@@ -4,11 +4,14 @@ The key of an answer hashes the LM's fingerprint and the whole request (prompt, 
 number), so changed settings never meet old answers.
 """
 
+import contextlib
 import functools
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +19,14 @@ from pydantic import TypeAdapter
 
 from ..errors import NO_CALLBACKS
 from ..settings import fingerprint
-from ..stopping import stop_if_requested
+from ..stopping import is_stop_requested, stop_if_requested
 from .journal import AnswerRow, Journal
 from .port import (
     LM,
     Completion,
     JournalAware,
     LMInfo,
+    ParallelLM,
     Request,
     Scores,
     split_into_blocks,
@@ -76,24 +80,55 @@ class JournaledLM:
         if self._raw:
             yield from self._raw.complete(requests)
             return
-        for block in split_into_blocks(requests, self.info.block_size):
-            asked = [_request_fields(request) for request in block]
-            keys = list(map(self._key, asked))
-            stored = self._journal.read(keys, _parse_completion, all_or_none=True)
-            if len(stored) == len(keys) and all(
-                _fits(stored[key], request) for key, request in zip(keys, block, strict=True)
-            ):
-                yield from map(stored.__getitem__, keys)
-                continue
+        runner, stopped = _BlockRunner(self._lm), False
+        # In order, up to the last one that has begun: several are computed at the same time.
+        begun: deque[_Block] = deque()
+        try:
+            for block in map(self._look_up, split_into_blocks(requests, self.info.block_size)):
+                if block.answers is None:
+                    if stopped := is_stop_requested():
+                        break
+                    block.answers = runner.start(block.requests)
+                begun.append(block)
+                if len(begun) >= runner.parallel_blocks:
+                    yield from self._finish(begun.popleft())
+            while begun:
+                yield from self._finish(begun.popleft())
+        except Exception:
+            for block in begun:  # they cost time, and the next run needs them
+                with contextlib.suppress(Exception):
+                    self._finish(block)
+            raise
+        finally:
+            runner.close()
+        if stopped:
             stop_if_requested()
-            completions = list(self._lm.complete(block))
-            self._journal.store(
-                [
-                    _row(key, completion.number, fields, completion)
-                    for key, fields, completion in zip(keys, asked, completions, strict=True)
-                ]
-            )
-            yield from completions
+
+    def _look_up(self, requests: Sequence[Request]) -> "_Block":
+        """Return a block, with its answers if the journal has all of them."""
+        asked = [_request_fields(request) for request in requests]
+        block = _Block(requests, asked, list(map(self._key, asked)))
+        stored = self._journal.read(block.keys, _parse_completion, all_or_none=True)
+        if len(stored) == len(block.keys) and all(
+            _fits(stored[key], request) for key, request in zip(block.keys, requests, strict=True)
+        ):
+            block.answers = [stored[key] for key in block.keys]
+        return block
+
+    def _finish(self, block: "_Block") -> Sequence[Completion]:
+        """Return the answers of a block that has begun; new ones are stored first."""
+        if not isinstance(block.answers, Future):
+            return block.answers or []
+        completions = block.answers.result()
+        self._journal.store(
+            [
+                _row(key, completion.number, fields, completion)
+                for key, fields, completion in zip(
+                    block.keys, block.asked, completions, strict=True
+                )
+            ]
+        )
+        return completions
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return the scores; only prompts that the journal lacks are computed."""
@@ -123,6 +158,51 @@ class JournaledLM:
 
     def _key(self, *request: object) -> str:
         return fingerprint([self.info.fingerprint, *request], 32)
+
+
+@dataclass
+class _Block:
+    """Requests that are answered together.
+
+    Attributes:
+        requests: in order.
+        asked: their fields.
+        keys: of their answers in the journal.
+        answers: from the journal, or being computed; None: neither.
+    """
+
+    requests: Sequence[Request]
+    asked: Sequence[dict[str, Any]]
+    keys: Sequence[str]
+    answers: Sequence[Completion] | Future[list[Completion]] | None = None
+
+
+class _BlockRunner:
+    """Lets an LM answer blocks, several at the same time if it can.
+
+    Attributes:
+        parallel_blocks: how many may run; 1 until the first one starts, which may load the LM.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        self._lm, self.parallel_blocks = lm, 1
+        self._threads: ThreadPoolExecutor | None = None
+
+    def start(self, requests: Sequence[Request]) -> Future[list[Completion]]:
+        """Begin a block; return its answers to come."""
+        if self._threads is None and isinstance(self._lm, ParallelLM):
+            self.parallel_blocks = self._lm.parallel_blocks
+        if self.parallel_blocks == 1:  # in this thread, so that Ctrl-C interrupts it
+            future: Future[list[Completion]] = Future()
+            future.set_result(list(self._lm.complete(requests)))
+            return future
+        self._threads = self._threads or ThreadPoolExecutor(self.parallel_blocks)
+        return self._threads.submit(lambda: list(self._lm.complete(requests)))
+
+    def close(self) -> None:
+        """Start nothing more; what runs is not waited for."""
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _request_fields(request: Request) -> dict[str, Any]:

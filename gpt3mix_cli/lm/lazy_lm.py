@@ -10,7 +10,7 @@ from typing import Any
 from ..pretrained import lm_path
 from ..settings import LocalLMSettings, fingerprint
 from ..user_cache import ModelFacts
-from .port import LM, LOCAL_VERSION, Completion, LMInfo, Request, Scores
+from .port import LM, LOCAL_VERSION, Completion, LMInfo, ParallelLM, Request, Scores
 
 # Texts that show whether two tokenizers count alike: ends, spaces, digits, other scripts.
 PROBES = (
@@ -88,6 +88,12 @@ class LazyLM:
             counter(text) == info.count_tokens(text) for text in PROBES
         )
         return values | {"parameters": info.count_parameters(), "counts_alike": alike}
+
+    @property
+    def parallel_blocks(self) -> int:
+        """How many blocks it answers at the same time."""
+        engine = self._checked_engine
+        return engine.parallel_blocks if isinstance(engine, ParallelLM) else 1
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answer to each request, in order."""

@@ -26,7 +26,9 @@ from ..settings import Budget, LocalLMSettings, OpenAISettings
 from .journal import IN_MEMORY, Journal
 
 FIRST_BLOCK_SIZE = 32  # requests
-LOCAL_VERSION = 5  # raised when equal requests to a local LM get other answers
+# Of a local LM on one machine at the same time: each has keys and values of its own in memory.
+MAX_PARALLEL_BLOCKS = 4
+LOCAL_VERSION = 6  # raised when equal requests to a local LM get other answers
 # Of a chat. Journal keys of endpoints depend on it, so it must not change.
 GENERATION_INSTRUCTION = (
     "You continue lists. Answer with the next item alone, on one line, "
@@ -220,6 +222,15 @@ class LM(Protocol):
 
     def describe(self) -> str:
         """Return one line about what the LM offers, for people; an endpoint is probed for it."""
+
+
+@runtime_checkable
+class ParallelLM(Protocol):
+    """An LM that several threads may ask for a block each; others are asked by one."""
+
+    @property
+    def parallel_blocks(self) -> int:
+        """How many blocks it answers at the same time."""
 
 
 @runtime_checkable

@@ -10,14 +10,23 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import StoppedShort, UserError
-from ...lm import Completion, Request, Scores, open_lm, split_into_blocks
+from ...lm import MAX_PARALLEL_BLOCKS, Completion, Request, Scores, open_lm, split_into_blocks
 from ...settings import LocalLMSettings
 from ...stopping import stop_if_requested
-from .ray_workers import MAX_TRIES, POLL_S, START_S, LMWorker, WorkerInfo, WorkerPool, result_of
+from .ray_workers import (
+    MAX_TRIES,
+    POLL_S,
+    START_S,
+    LMWorker,
+    Place,
+    WorkerInfo,
+    WorkerPool,
+    result_of,
+)
 
 
 class RayLM:
-    """The LM; see `lm.LM`. Several threads may ask it at the same time.
+    """The LM; see `lm.LM` and `lm.ParallelLM`.
 
     Args:
         settings: from the config.
@@ -47,6 +56,11 @@ class RayLM:
         here = open_lm(settings.model_copy(update=plain), replay_only=True).info
         self.info = replace(here, **self._facts)
 
+    @property
+    def parallel_blocks(self) -> int:
+        """How many blocks the workers answer at the same time."""
+        return max(1, self._pool.size)
+
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
         for block in split_into_blocks(requests, self.info.block_size):
@@ -59,7 +73,7 @@ class RayLM:
 
     def describe(self) -> str:
         """Return what a worker says, and how many there are."""
-        return f"{self._ask('describe')}, {self._pool.size} workers on the Ray cluster"
+        return f"{self._ask('describe')}, {self._pool.size} blocks at a time on the Ray cluster"
 
     def close(self) -> None:
         """End the workers."""
@@ -75,18 +89,24 @@ class RayLM:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
         if gpus and self._settings.device.startswith(("auto", "cuda")):
-            options = [{"num_cpus": 1, "num_gpus": 1}] * gpus
+            options = [{"num_cpus": 1, "num_gpus": 1, "max_concurrency": 1}] * gpus
         else:
             # All cores, since trials would fight with it for them. Soft: a node may end meanwhile.
             options = [
                 {
-                    "num_cpus": node["Resources"]["CPU"],
+                    "num_cpus": cores,
+                    "max_concurrency": min(int(cores), MAX_PARALLEL_BLOCKS),
                     "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], True),
                 }
                 for node in nodes
-                if node["Resources"].get("CPU")
+                if (cores := node["Resources"].get("CPU", 0)) >= 1
             ]
-        return [worker.options(**item).remote(self._settings) for item in options]
+        return [
+            Place(actor)
+            for item in options
+            for actor in [worker.options(**item).remote(self._settings)]
+            for _ in range(item["max_concurrency"])
+        ]
 
     def _check(self, info: WorkerInfo) -> None:
         self._check_worker(info)

@@ -149,10 +149,10 @@ def open_same_classifier(
 
 
 class LMWorker:
-    """Answers requests with an LM that it has loaded once."""
+    """Answers requests with an LM that it has loaded once; several threads may ask."""
 
     def __init__(self, settings: LocalLMSettings) -> None:
-        self._settings = settings
+        self._settings, self._loading = settings, threading.Lock()
         self._lm: LM | None = None
 
     def info(self) -> WorkerInfo:
@@ -163,8 +163,9 @@ class LMWorker:
             UserError: if it cannot be opened.
         """
         try:
-            self._lm = self._lm or open_lm(self._settings)
-            self._lm.describe()  # loads it, so that its fingerprint is not only remembered
+            with self._loading:
+                self._lm = self._lm or open_lm(self._settings)
+                self._lm.describe()  # loads it, so that its fingerprint is not only remembered
         except UserError as error:
             raise on_this_node(error) from None
         info = self._lm.info
@@ -188,6 +189,20 @@ class LMWorker:
 
 
 # In the driver -----------------------------------------------------------------------------------
+
+
+class Place:
+    """A worker as often as it works at the same time: each place has one piece of its work.
+
+    Args:
+        worker: with methods to call.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self.worker, method)
 
 
 class WorkerPool:
@@ -313,7 +328,7 @@ def _end(workers: Sequence[Any]) -> None:
     import ray
 
     for worker in workers:
-        ray.kill(worker)
+        ray.kill(worker.worker if isinstance(worker, Place) else worker)
 
 
 def result_of(reference: Any) -> Any:

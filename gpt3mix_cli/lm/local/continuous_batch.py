@@ -2,7 +2,9 @@
 
 A row that has ended frees its slot at once, and a waiting row takes it. Nothing is read twice:
 prefixes that prompts share are read once (`prompt_reader`); a text that has ended is continued with
-its label prefix, and the next step's logits are its label scores.
+its label prefix, and the next logits are its label scores. One missing token of it is read with the
+next step. More of them, or of a text that is split otherwise when it is read, and labels of several
+tokens are read in passes of their own, for several rows at once.
 """
 
 from collections import deque
@@ -15,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..port import Request
 from .decoder import Decoder
 from .kv_cache import KVCache
-from .prompt_reader import PromptReader, common_prefix_length
+from .prompt_reader import PromptReader, Tokens, common_prefix_length
 from .sampling import Sampler
 from .tokenization import Ending
 
@@ -62,8 +64,8 @@ def run_rows(decoder: Decoder, rows: Sequence[Row], max_rows: int) -> None:
 class ContinuousBatch:
     """The rows in progress, each in a slot, and those that wait for one.
 
-    A row goes through three states: it generates; it is fed the tokens in `forced_tokens`, which
-    lead to the label; it waits in `awaiting_multi_token_score` if a choice has several tokens.
+    A row goes through three states: it generates; it is fed its `last_tokens`, the one before the
+    label; it waits in `to_be_read` for a pass that reads several tokens.
 
     Args:
         decoder: the model.
@@ -88,9 +90,9 @@ class ContinuousBatch:
         columns = len(self._waiting[0].prompt) + max_tokens + SPARE_COLUMNS
         self._cache = KVCache(decoder.config.num_hidden_layers, slots, columns, device)
         self._rows: dict[int, Row] = {}  # by slot
-        self._forced_tokens: dict[int, deque[int]] = {}  # by slot
-        # By slot: log-probabilities of the choices' first tokens.
-        self._awaiting_multi_token_score: dict[int, list[float]] = {}
+        self._last_tokens: dict[int, int] = {}  # by slot
+        # By slot: tokens before the label; none if the scores of its first tokens are known.
+        self._to_be_read: dict[int, list[int]] = {}
         self._may_end = decoder.tokenizer.may_end_text(
             {request.label_prefix for request in requests}, decoder.config.vocab_size
         ).to(device)
@@ -108,11 +110,10 @@ class ContinuousBatch:
             # Rows are admitted once several slots are idle, so that many prompts are read, and many
             # labels are scored, in one pass.
             slots, running = len(self._ids), self._num_running
-            more = self._waiting or self._awaiting_multi_token_score
-            if not running or (
-                more and slots - running >= max(1, int(slots * self._idle_fraction))
-            ):
-                self._score_multi_token_choices()
+            several = max(1, int(slots * self._idle_fraction))
+            idle = slots - running if self._waiting else len(self._to_be_read)
+            if not running or idle >= several:
+                self._read_and_score()
                 self._admit_rows()
                 if not self._num_running:
                     return
@@ -122,7 +123,7 @@ class ContinuousBatch:
 
     @property
     def _num_running(self) -> int:
-        return len(self._rows) - len(self._awaiting_multi_token_score)
+        return len(self._rows) - len(self._to_be_read)
 
     # Rows join and leave -------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class ContinuousBatch:
                 self._sampler.assign(slot, row.request)
                 self._max_tokens[slot] = row.request.max_tokens
             else:
-                self._forced_tokens[slot] = deque([row.prompt[-1]])
+                self._last_tokens[slot] = row.prompt[-1]
 
     def _free(self, slot: int) -> None:
         del self._rows[slot]
@@ -159,7 +160,7 @@ class ContinuousBatch:
         for name in ("_ids", "_positions", "_active", "_generating", "_max_tokens", "_logprobs"):
             setattr(self, name, getattr(self, name)[index])
         new_slot = {slot: i for i, slot in enumerate(taken)}
-        for name in ("_rows", "_forced_tokens", "_awaiting_multi_token_score"):
+        for name in ("_rows", "_last_tokens", "_to_be_read"):
             by_slot = getattr(self, name)
             setattr(self, name, {new_slot[slot]: value for slot, value in by_slot.items()})
 
@@ -167,15 +168,14 @@ class ContinuousBatch:
 
     def _step(self) -> None:
         """Feed one token to every row; draw the next one, or score the labels."""
-        for slot, tokens in self._forced_tokens.items():
-            self._ids[slot] = tokens.popleft()
-        scored = [slot for slot, tokens in self._forced_tokens.items() if not tokens]
-        logits = self._forward(scored)
+        for slot, token in self._last_tokens.items():
+            self._ids[slot] = token
+        logits = self._forward(list(self._last_tokens))
         totals = logits.logsumexp(-1)
-        for slot in scored:
-            del self._forced_tokens[slot]
+        for slot in self._last_tokens:
             self._score_first_tokens(slot, logits[slot], totals[slot])
-        if self._num_running == len(self._forced_tokens):
+        self._last_tokens.clear()
+        if not self._num_running:
             return
         self._ids = self._sampler.draw(logits, self._generating)
         logprobs = logits.gather(-1, self._ids[:, None])[:, 0] - totals
@@ -221,56 +221,67 @@ class ContinuousBatch:
         if kept < len(in_cache):
             self._cache.truncate(slot, kept)
             self._positions[slot] = kept
-        self._forced_tokens[slot] = deque(context[kept:])
+        if kept == len(context) - 1:
+            self._last_tokens[slot] = context[-1]
+        else:
+            row.scores = [0.0] * len(row.choices)
+            self._to_be_read[slot] = context[kept:]
+            self._active[slot] = False
 
     # Labels --------------------------------------------------------------------------------------
 
     def _score_first_tokens(self, slot: int, logits: torch.Tensor, total: torch.Tensor) -> None:
         row = self._rows[slot]
-        scores = (logits[[choice[0] for choice in row.choices]] - total).double().tolist()
+        row.scores = (logits[[choice[0] for choice in row.choices]] - total).double().tolist()
         if all(len(choice) == 1 for choice in row.choices):
-            row.scores = scores
             self._free(slot)
         else:
-            self._awaiting_multi_token_score[slot] = scores
+            self._to_be_read[slot] = []
             self._active[slot] = False
 
-    def _score_multi_token_choices(self) -> None:
-        """Add the scores of the choices' other tokens, for all waiting rows together."""
-        pairs = [
-            (slot, choice)
-            for slot in self._awaiting_multi_token_score
-            for choice in self._rows[slot].choices
-            if len(choice) > 1
-        ]
-        rest: list[float] = []
-        for start in range(0, len(pairs), len(self._ids)):
-            rest += self._score_remaining_tokens(pairs[start : start + len(self._ids)])
-        remaining = iter(rest)
-        for slot, first in self._awaiting_multi_token_score.items():
-            row = self._rows[slot]
-            row.scores = [
-                score + (next(remaining) if len(choice) > 1 else 0.0)
-                for score, choice in zip(first, row.choices, strict=True)
-            ]
+    def _read_and_score(self) -> None:
+        """Read what leads to the choices of all rows that wait for it, and add up their scores."""
+        # Choices that the same tokens lead to, such as those of one token, by slot and tokens.
+        choices_after: dict[tuple[int, Tokens], list[int]] = {}
+        for slot, tokens in self._to_be_read.items():
+            for number, choice in enumerate(self._rows[slot].choices):
+                if before := (*tokens, *choice[:-1]):
+                    choices_after.setdefault((slot, before), []).append(number)
+        sequences = list(choices_after)
+        for start in range(0, len(sequences), len(self._ids)):
+            part = sequences[start : start + len(self._ids)]
+            for (slot, before), logprobs in zip(part, self._read(part), strict=True):
+                row = self._rows[slot]
+                assert row.scores
+                for number in choices_after[slot, before]:
+                    choice = row.choices[number]
+                    predicted = choice if self._to_be_read[slot] else choice[1:]
+                    columns = range(-len(predicted), 0)
+                    row.scores[number] += float(logprobs[columns, predicted].double().sum())
+        for slot in self._to_be_read:
             self._free(slot)
-        self._awaiting_multi_token_score.clear()
+        self._to_be_read.clear()
 
-    def _score_remaining_tokens(self, pairs: Sequence[tuple[int, list[int]]]) -> list[float]:
-        """Return, for pairs of slot and choice, the log-probability of all tokens but the first."""
-        slots = torch.tensor([slot for slot, _ in pairs], device=self._device)
-        # The last token is predicted, never read; no token attends to the padding on the right.
-        tokens = [torch.tensor(choice[:-1]) for _, choice in pairs]
-        ids = pad_sequence(tokens, True, self._tokenizer.pad).to(self._device)
+    def _read(self, sequences: Sequence[tuple[int, Tokens]]) -> torch.Tensor:
+        """Return log-probabilities after the last tokens, (sequences, tokens, vocabulary).
+
+        Args:
+            sequences: of slots and the tokens that are read after those in the cache.
+        """
+        slots = torch.tensor([slot for slot, _ in sequences], device=self._device)
+        # Padded on the left: the logits that are needed are those of the last columns.
+        own = [torch.tensor(tokens) for _, tokens in sequences]
+        ids, own_mask = (
+            pad_sequence(rows, True, padding, "left").to(self._device)
+            for rows, padding in (
+                (own, self._tokenizer.pad),
+                ([torch.ones_like(tokens) for tokens in own], 0),
+            )
+        )
         past, mask = self._cache.copy_rows(slots)
-        mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        # The padding of a short choice may lie beyond the context, which has no position for it.
-        offsets = torch.arange(ids.shape[1], device=self._device)
-        positions = self._positions[slots, None] + offsets
-        positions = positions.clamp(max=self._decoder.context_length - 1)
-        logits, _ = self._decoder.forward(ids, mask, positions, past, slice(None), len(offsets))
-        logprobs = logits.log_softmax(-1)
-        return [
-            float(logprobs[i, offsets[: len(choice) - 1], choice[1:]].double().sum())
-            for i, (_, choice) in enumerate(pairs)
-        ]
+        mask = torch.cat([mask, own_mask], 1)
+        positions = self._positions[slots, None] + (own_mask.cumsum(1) - 1).clamp(min=0)
+        needed = max(len(choice) for slot, _ in sequences for choice in self._rows[slot].choices)
+        needed = min(needed, ids.shape[1])
+        logits, _ = self._decoder.forward(ids, mask, positions, past, slice(None), needed)
+        return logits.log_softmax(-1)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ class Decoder:
             (rows, logits_to_keep, vocabulary), float32.
         """
         if self._output_layer:
-            self._output_layer.rows = scored
+            self._output_layer.pass_.rows = scored
         logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=self._attention_mask(mask, positions),
@@ -261,19 +262,20 @@ class OutputLayer:
         layer: the model's last linear layer.
 
     Attributes:
-        rows: of the next pass.
+        pass_: its `rows` are those of this thread's next pass.
     """
 
     def __init__(self, layer: torch.nn.Linear) -> None:
-        self.rows: Sequence[int] | slice = ()
+        self.pass_ = threading.local()
         layer.register_forward_hook(self._recompute)
 
     def _recompute(
         self, layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor
     ) -> torch.Tensor | None:
-        if not isinstance(self.rows, slice) and not self.rows:
+        rows: Sequence[int] | slice = self.pass_.rows
+        if not isinstance(rows, slice) and not rows:
             return None
-        rows = self.rows if isinstance(self.rows, slice) else list(self.rows)
+        rows = rows if isinstance(rows, slice) else list(rows)
         hidden, output = inputs[0][rows].float(), output.float()
         # In blocks of the vocabulary, so that the weights are never all there in float32.
         for start in range(0, output.shape[-1], VOCABULARY_BLOCK):

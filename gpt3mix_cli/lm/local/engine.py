@@ -8,6 +8,7 @@ to all tokens or to the last ones. So models with a state (Mamba, RWKV), with po
 
 import functools
 import itertools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,7 @@ from .precision import (
     remembered,
 )
 from .row_limit import RowLimit
+from .threads import BlockThreads
 from .tokenization import UNLIMITED_CONTEXT_TOKENS, PromptTokenizer
 
 LabelSource = Literal["exact", "rounded"]
@@ -57,7 +59,7 @@ MIN_BFLOAT16_PARAMETERS = 100_000_000  # smaller models are fast enough in float
 
 
 class LocalLM:
-    """The engine; see `port.LM`. The weights are loaded with the first request.
+    """The engine; see `port.LM` and `port.ParallelLM`. The first request loads the weights.
 
     Args:
         settings: from the config.
@@ -88,6 +90,7 @@ class LocalLM:
         limits += [tokenizer.model_max_length, UNLIMITED_CONTEXT_TOKENS]
         self._context_length = min(limit for limit in limits if limit)
         self._weights = weights or _hash_weights(self._path, self._config, settings.revision)
+        self._threads, self._loading = BlockThreads(self._device), threading.Lock()
         self._dtype = self._choose_dtype()
         rounds = self._dtype != "float32"
         self._scores_again = settings.label_dtype == "float32" and rounds
@@ -205,29 +208,45 @@ class LocalLM:
 
     @property
     def _row_limit(self) -> RowLimit:
-        return self._row_limits[0]
+        with self._loading:  # one of the threads that ask
+            return self._row_limits[0]
+
+    @property
+    def _label_row_limit(self) -> RowLimit:
+        with self._loading:
+            return self._row_limits[1]
 
     # Answers -------------------------------------------------------------------------------------
+
+    @property
+    def parallel_blocks(self) -> int:
+        """How many blocks it answers at the same time."""
+        return self._threads.parallel_blocks
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield the answers, block by block."""
         for block in split_into_blocks(requests, self.info.block_size):
-            rows = [
-                self._prepare(request.prompt, request.label_prefix, request.choices, request)
-                for request in block
-            ]
-            pairs = list(zip(block, rows, strict=True))
-            fitting = [(request, row) for request, row in pairs if self._fits(request, row)]
-            drawn = [row for request, row in fitting if not request.beams]
-            self._run(drawn, self._row_limit)
-            if self._scores_again:
-                self._score_again([row for row in drawn if row.scores])
-            lines = self._search([(request, row) for request, row in fitting if request.beams])
-            for request, row in pairs:
-                if request.beams and self._fits(request, row):
-                    yield _from_lines(request, row, next(lines))
-                else:
-                    yield self._completion(request, row)
+            with self._threads.of_a_block():
+                answers = list(self._answer(block))
+            yield from answers
+
+    def _answer(self, block: Sequence[Request]) -> Iterator[Completion]:
+        rows = [
+            self._prepare(request.prompt, request.label_prefix, request.choices, request)
+            for request in block
+        ]
+        pairs = list(zip(block, rows, strict=True))
+        fitting = [(request, row) for request, row in pairs if self._fits(request, row)]
+        drawn = [row for request, row in fitting if not request.beams]
+        self._run(drawn, self._row_limit)
+        if self._scores_again:
+            self._score_again([row for row in drawn if row.scores])
+        lines = self._search([(request, row) for request, row in fitting if request.beams])
+        for request, row in pairs:
+            if request.beams and self._fits(request, row):
+                yield _from_lines(request, row, next(lines))
+            else:
+                yield self._completion(request, row)
 
     def score(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
         """Return the scores of every choice after every prompt.
@@ -248,7 +267,7 @@ class LocalLM:
                     "shorten it, or use another LM",
                 )
         for start in range(0, len(rows), self.info.block_size):
-            self._run(rows[start : start + self.info.block_size], self._row_limits[1])
+            self._run(rows[start : start + self.info.block_size], self._label_row_limit)
         return [Scores(tuple(row.scores or ()), self._label_source) for row in rows]
 
     def _prepare(
@@ -275,7 +294,7 @@ class LocalLM:
     def _score_again(self, rows: Sequence[Row]) -> None:
         """Replace the scores of finished rows by those of the model in float32."""
         again = [Row(row.ending.context, row.choices) for row in rows if row.ending]
-        self._run(again, self._row_limits[1])
+        self._run(again, self._label_row_limit)
         for row, other in zip(rows, again, strict=True):
             row.scores = other.scores
 

@@ -11,7 +11,8 @@ from .decoder import Decoder
 
 Result = TypeVar("Result")
 
-CPU_CACHE_BYTES = 2 << 30  # for keys and values; a CPU does not say how much memory is free
+# For keys and values of a block; a CPU does not say how much memory is free.
+CPU_CACHE_BYTES = 2 << 30
 CPU_MAX_ROWS = 64  # more no longer fit into the processor's caches and cost more per row
 GPU_FREE_FRACTION = 0.6  # of the GPU's free memory, for keys, values and logits
 LOGITS_COPIES = 4  # in float32, of each row's logits, while a token is drawn

@@ -470,7 +470,7 @@ def test_the_cache_stays_as_wide_as_its_texts(
     rows = filled_rows(lm, mixed([*SHARING, *OPEN_PROMPTS], CHOICES, 100), 4)
     longest = max(len(row.prompt) for row in rows) + 26
     assert max(columns for _, columns in widths) <= 2 * longest + 64
-    assert {slots for slots, _ in widths} == {4, 3, 2, 1}, (
+    assert {slots for slots, _ in widths} >= {4, 1}, (
         "the last rows continue without the empty slots"
     )
     check(lm, rows[::7])

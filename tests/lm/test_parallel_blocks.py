@@ -1,0 +1,139 @@
+"""A local LM answers several blocks at the same time, with the answers of one after the other."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from families import CHOICES, LABEL_PREFIX, OPEN_PROMPTS, request
+
+from gpt3mix_cli import stopping
+from gpt3mix_cli.errors import StoppedShort
+from gpt3mix_cli.lm import Completion, JournaledLM, Request
+from gpt3mix_cli.lm.local.engine import LocalLM
+from gpt3mix_cli.settings import LocalLMSettings
+
+BLOCKS = 4
+BLOCK_SIZE = 6
+
+
+@pytest.fixture(autouse=True)
+def _two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def open_local(folder: Path, **settings: str) -> LocalLM:
+    values = {"model": str(folder), "device": "cpu", "dtype": "float32", **settings}
+    return LocalLM(LocalLMSettings(kind="local", batch_size=BLOCK_SIZE, **values))
+
+
+def requests() -> list[Request]:
+    return [
+        request(
+            number,
+            prompt=OPEN_PROMPTS[number % len(OPEN_PROMPTS)],
+            label_prefix=LABEL_PREFIX,
+            choices=CHOICES,
+            max_tokens=20,
+            temperature=1.2,
+        )
+        for number in range(BLOCKS * BLOCK_SIZE)
+    ]
+
+
+class WatchedLM(LocalLM):
+    """Counts the blocks in progress; two begin together, or the test fails."""
+
+    def watch(self) -> "WatchedLM":
+        self.begun: list[int] = []
+        self.pair = threading.Barrier(2, timeout=60)
+        return self
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        block = list(requests)
+        number = block[0].number // BLOCK_SIZE
+        self.begun.append(number)
+        self.pair.wait()
+        self.before_answers(number)
+        return super().complete(block)
+
+    def before_answers(self, block: int) -> None:
+        """For tests to override."""
+
+
+def watched(folder: Path, kind: type[WatchedLM] = WatchedLM) -> WatchedLM:
+    values = {"model": str(folder), "device": "cpu", "dtype": "float32"}
+    return kind(LocalLMSettings(kind="local", batch_size=BLOCK_SIZE, **values)).watch()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_answers_are_those_of_one_block_after_the_other(
+    tiny_lm: Path, tmp_path: Path, dtype: str
+) -> None:
+    lm = open_local(tiny_lm, dtype=dtype)
+    assert lm.parallel_blocks == 2
+    expected = list(lm.complete(requests()))
+    path = tmp_path / "a.sqlite"
+    journaled = JournaledLM(lm, path)
+    assert list(journaled.complete(requests())) == expected
+    journaled.close()
+    assert torch.get_num_threads() == 2
+
+    class Silent(LocalLM):
+        def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            raise AssertionError("all answers are in the journal")
+
+    settings = LocalLMSettings(
+        kind="local",
+        batch_size=BLOCK_SIZE,
+        model=str(tiny_lm),
+        device="cpu",
+        dtype=dtype,
+    )
+    assert list(JournaledLM(Silent(settings), path).complete(requests())) == expected
+
+
+def test_two_blocks_run_at_the_same_time(tiny_lm: Path, tmp_path: Path) -> None:
+    lm = watched(tiny_lm)
+    answers = list(JournaledLM(lm, tmp_path / "a.sqlite").complete(requests()))
+    assert [answer.number for answer in answers] == list(range(BLOCKS * BLOCK_SIZE))
+    assert sorted(lm.begun) == list(range(BLOCKS))
+
+
+def test_after_a_signal_the_blocks_in_flight_are_kept(
+    tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(WatchedLM):
+        def before_answers(self, block: int) -> None:
+            stopping.request_stop()
+
+    monkeypatch.setattr(stopping, "_is_requested", False)
+    path = tmp_path / "a.sqlite"
+    answers = JournaledLM(watched(tiny_lm, Stopped), path).complete(requests())
+    assert [next(answers).number for _ in range(2 * BLOCK_SIZE)] == list(range(2 * BLOCK_SIZE))
+    with pytest.raises(stopping.Interrupted):
+        next(answers)
+
+    monkeypatch.setattr(stopping, "_is_requested", False)
+    lm = watched(tiny_lm)
+    assert len(list(JournaledLM(lm, path).complete(requests()))) == BLOCKS * BLOCK_SIZE
+    assert sorted(lm.begun) == [2, 3]
+
+
+def test_a_block_that_fails_does_not_lose_the_one_after_it(tiny_lm: Path, tmp_path: Path) -> None:
+    class Failing(WatchedLM):
+        def before_answers(self, block: int) -> None:
+            if block == 0:
+                raise StoppedShort("no memory")
+
+    path = tmp_path / "a.sqlite"
+    with pytest.raises(StoppedShort, match="no memory"):
+        list(JournaledLM(watched(tiny_lm, Failing), path).complete(requests()[: 2 * BLOCK_SIZE]))
+    lm = watched(tiny_lm)
+    lm.pair = threading.Barrier(1)
+    assert len(list(JournaledLM(lm, path).complete(requests()[: 2 * BLOCK_SIZE]))) == 12
+    assert lm.begun == [0]
