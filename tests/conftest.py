@@ -31,6 +31,14 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without image files, for tests of their numbers: drawing takes most of the time."""
+    from gpt3mix_cli.report.render import plot_files
+
+    monkeypatch.setattr(plot_files, "write_plots", lambda *_: None)
+
+
+@pytest.fixture
 def task() -> Task:
     """The paper's SST-2 task over the packaged sentences."""
     return Task.model_validate(
