@@ -27,6 +27,8 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "cache"))  # not the user's
+    # No test cuts the power, and a disk that is busy, as after an installation, takes seconds.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.chdir(tmp_path)
 
 
