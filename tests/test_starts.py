@@ -69,7 +69,6 @@ for command in (["subsample"], ["augment"], ["baseline", "--method", "eda"], ["t
 """
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_commands_with_nothing_to_do_import_nothing_heavy(
     tmp_path: Path, tiny_encoder: Path
 ) -> None:
