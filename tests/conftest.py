@@ -27,7 +27,17 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("GPT3MIX_CACHE", str(tmp_path / "cache"))  # not the user's
+    # No test cuts the power, and a disk that is busy, as after an installation, takes seconds.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without image files, for tests of their numbers: drawing takes most of the time."""
+    from gpt3mix_cli.report.render import plot_files
+
+    monkeypatch.setattr(plot_files, "write_plots", lambda *_: None)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ import typer
 from gpt3mix_cli.cli import app, main
 from gpt3mix_cli.data import load_splits
 from gpt3mix_cli.settings import Task
+
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 SCRIPT = Path(sys.executable).with_name("gpt3mix")
 COMMANDS = sorted(vars(typer.main.get_command(app))["commands"])
@@ -59,12 +62,18 @@ class CommandResult:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    """Run a command line in this process."""
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., CommandResult]:
+    """Run a command line in this process; `text` is its stdin."""
 
-    def run(*arguments: object) -> CommandResult:
+    def run(*arguments: object, text: str = "") -> CommandResult:
         capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as stdin, monkeypatch.context() as here:
+            stdin.write(text)
+            stdin.seek(0)
+            here.setattr(sys, "stdin", stdin)
+            code = main([str(argument) for argument in arguments])
         return CommandResult(code, *capsys.readouterr())
 
     return run
@@ -359,82 +368,52 @@ def test_two_runs_at_once_do_not_mix(
 # Streams -----------------------------------------------------------------------------------------
 
 
-def test_rows_can_go_through_pipes(mine: Path, tmp_path: Path) -> None:
+def test_rows_can_go_through_pipes(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
+) -> None:
     cell = tmp_path / "results" / "mine" / "3-per-class" / "seed-1"
-    assert shell("subsample", mine, *LIGHT, "-q", folder=tmp_path).returncode == 0
-    assert (
-        shell(
-            "baseline", mine, *LIGHT, "--seed", 1, "--method", "eda", "-q", folder=tmp_path
-        ).returncode
-        == 0
-    )
+    edit = ["baseline", mine, *LIGHT, "--seed", 1, "--method", "eda"]
+    assert call("subsample", mine, *LIGHT).code == 0
+    assert call(*edit).code == 0
     before = contents(tmp_path)
-    drawn = shell("subsample", mine, *LIGHT, "--seed", 1, "-o", "-", folder=tmp_path)
-    assert (drawn.returncode, drawn.stdout) == (0, (cell / "train.jsonl").read_text())
-    process = shell(
-        "baseline",
-        mine,
-        *LIGHT,
-        "--seed",
-        1,
-        "--method",
-        "eda",
-        "-i",
-        "-",
-        "-o",
-        "-",
-        folder=tmp_path,
-        text=drawn.stdout,
-    )
+    drawn = call("subsample", mine, *LIGHT, "--seed", 1, "-o", "-")
+    assert (drawn.code, drawn.out) == (0, (cell / "train.jsonl").read_text())
+    process = shell(*edit, "-i", "-", "-o", "-", folder=tmp_path, text=drawn.out)
     assert (process.returncode, process.stdout) == (0, (cell / "eda.jsonl").read_text())
     assert contents(tmp_path) == before
     assert not (tmp_path / "-").exists()
 
 
-def trained(
-    mine: Path, tmp_path: Path, *arguments: object, text: str = ""
-) -> subprocess.CompletedProcess[str]:
-    assert shell("subsample", mine, *LIGHT, "-q", folder=tmp_path).returncode == 0
-    return shell("train", mine, *LIGHT, "--seed", 0, *arguments, folder=tmp_path, text=text)
-
-
-def test_trials_can_go_to_stdout(mine: Path, tmp_path: Path) -> None:
-    done = trained(mine, tmp_path, "--method", "none", "-o", "-")
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["n_train"] == 6
+def test_trials_can_go_to_stdout(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
+) -> None:
+    assert call("subsample", mine, *LIGHT).code == 0
+    done = call("train", mine, *LIGHT, "--seed", 0, "--method", "none", "-o", "-")
+    assert done.code == 0
+    assert json.loads(done.out)["n_train"] == 6
     assert not list(tmp_path.glob("-*"))
 
 
-def test_synthetic_rows_can_come_from_stdin(mine: Path, tmp_path: Path) -> None:
-    rows = [
-        {
-            "id": f"s{i}",
-            "text": f"text {i}",
-            "label": "good",
-            "probs": {"good": 0.8, "bad": 0.2},
-            "method": "made",
-        }
-        for i in range(3)
-    ]
-    done = trained(
-        mine,
-        tmp_path,
-        "-a",
-        "-",
-        "-o",
-        "trials.jsonl",
-        text="".join(json.dumps(row) + "\n" for row in rows),
-    )
-    assert done.returncode == 0, done.stderr
+def test_synthetic_rows_can_come_from_stdin(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
+) -> None:
+    row = {"text": "a", "label": "good", "probs": {"good": 0.8, "bad": 0.2}, "method": "made"}
+    text = "".join(json.dumps({"id": f"s{i}", **row}) + "\n" for i in range(3))
+    assert call("subsample", mine, *LIGHT).code == 0
+    train = ["train", mine, *LIGHT, "--seed", 0, "-a", "-", "-o", "trials.jsonl"]
+    done = call(*train, text=text)
+    assert done.code == 0, done.err
     assert json.loads((tmp_path / "trials.jsonl").read_text())["n_synthetic"] == 3
 
 
-def test_real_rows_from_stdin_serve_every_method(mine: Path, tmp_path: Path) -> None:
-    assert shell("subsample", mine, *LIGHT, "-q", folder=tmp_path).returncode == 0
-    assert shell("baseline", mine, *LIGHT, "--method", "eda", "-q", folder=tmp_path).returncode == 0
+def test_real_rows_from_stdin_serve_every_method(
+    mine: Path, tmp_path: Path, call: Callable[..., CommandResult]
+) -> None:
+    assert call("subsample", mine, *LIGHT).code == 0
+    assert call("baseline", mine, *LIGHT, "--method", "eda").code == 0
     text = next((tmp_path / "results").rglob("seed-0/train.jsonl")).read_text()
-    done = shell("train", mine, *LIGHT, "--seed", 0, "-i", "-", folder=tmp_path, text=text)
-    assert done.returncode == 0, done.stderr
+    done = call("train", mine, *LIGHT, "--seed", 0, "-i", "-", text=text)
+    assert done.code == 0, done.err
     assert [
         json.loads(path.read_text())["n_train"]
         for path in (tmp_path / "results").rglob("trials/*.linear.jsonl")

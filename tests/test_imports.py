@@ -5,6 +5,7 @@ files, functions and `__init__` pages keep to their limits.
 """
 
 import ast
+import functools
 import graphlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -139,8 +140,9 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 PAGES = {module for module, path in PATHS.items() if path.name == "__init__.py"}
 
 
-def imports_of(module: str) -> Iterator[Import]:
-    yield from _walk(TREES[module], module, None, False)
+@functools.cache
+def imports_of(module: str) -> tuple[Import, ...]:
+    return tuple(_walk(TREES[module], module, None, False))
 
 
 def _walk(node: ast.AST, module: str, function: str | None, typing: bool) -> Iterator[Import]:

@@ -18,6 +18,8 @@ from gpt3mix_cli.layout import TrialKey
 from gpt3mix_cli.report import ReportInput, ReportOptions, report
 from gpt3mix_cli.settings import Experiment
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 OWN = "{name: own, data: {kind: demo}, labels: {pos: good, neg: bad}, text_type: opinion}"
 REST = """\
 subsample: {levels: [4/class], seeds: 2, validation: 20}

@@ -15,7 +15,7 @@ from gpt3mix_cli.train import cached_classifier
 CONFIG = """\
 name: spoilt
 task: {{data: {{kind: demo}}, labels: [pos, neg]}}
-subsample: {{levels: [4/class], seeds: 1, validation: 20}}
+subsample: {{levels: [4/class], seeds: 1, validation: 20, test: 10/class}}
 augment: {{synthetic_sets: 2}}
 baselines: [{{kind: eda}}]
 classifiers:

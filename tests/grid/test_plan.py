@@ -320,6 +320,7 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
     prompting = [
         "classifiers=[{kind: prompt, examples: 2}]",
         "subsample.levels=[4/class]",
+        "subsample.test=20/class",
         "trials=3",
     ]
     sets = [word for item in prompting for word in ("--set", item)]
@@ -345,4 +346,4 @@ def test_labels_of_a_classifier_that_prompts_are_counted(
     )
     after = planned(small, *sets)
     assert (after["requests"], after["usd"]) == (0, 0)
-    assert after["held"]["requests"] == pytest.approx(labels, rel=0.01)  # and the first try
+    assert after["held"]["requests"] == pytest.approx(labels, abs=2)  # and the first tries

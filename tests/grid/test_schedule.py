@@ -22,7 +22,7 @@ from gpt3mix_cli.train.linear import LinearClassifier
 CONFIG = """\
 name: films
 task: {data: {kind: demo}, labels: [pos, neg]}
-subsample: {levels: [2/class], seeds: 2, validation: 4}
+subsample: {levels: [2/class], seeds: 2, validation: 4, test: 10/class}
 baselines: [{kind: eda}]
 classifiers: [{kind: linear}]
 trials: 2

@@ -1,5 +1,6 @@
 """Every answer is paid for once, even after kills, and no API key is ever written."""
 
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,6 @@ from gpt3mix_cli.lm.openai import servers
 from gpt3mix_cli.records import IncompleteOutput, StageOptions
 
 KEY = "sk-test-Zq8/w+Yh3x_9-secret"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +43,8 @@ def killed_runs(url: str, folder: Path, kills: int, rows: int) -> str:
         str(kills),
         str(rows),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=300, env=environment
-    ).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return done.stdout.strip()
 
 
 @pytest.mark.slow
@@ -302,12 +300,7 @@ def command(folder: Path, name: str, *options: str) -> "subprocess.CompletedProc
         "--json",
         *options,
     ]
-    environment = {
-        **os.environ,
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_LOG": "debug",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug"}
     return subprocess.run(
         words, capture_output=True, text=True, env=environment, cwd=folder, check=False
     )
@@ -327,9 +320,10 @@ def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
     """With the SDK's debug log on, and a server that repeats the key in errors and texts."""
     with serving() as server:
         server.fault("server_error", at=[12, 13], message="Incorrect API key provided: {key}.")
-        experiment(tmp_path, server).close()
-        first, done = (command(tmp_path, name) for name in ("subsample", "augment"))
-        assert (first.returncode, done.returncode) == (0, 0), done.stderr[-3000:]
+        with contextlib.closing(experiment(tmp_path, server)) as grid:
+            grid.subsample(next(iter(grid.cells())))
+        done = command(tmp_path, "augment")
+        assert done.returncode == 0, done.stderr[-3000:]
         telling(server)
         refused = command(tmp_path, "augment", "--set", "augment.ratio=5")
         server.fault("bad_key", p=1.0)
@@ -338,7 +332,7 @@ def test_no_key_is_written_anywhere(tmp_path: Path) -> None:
     assert (refused.returncode, failed.returncode) == (3, 2)
     assert "the answer contains the API key" in refused.stderr
     assert "HTTP 401: Incorrect API key provided: <key>." in failed.stderr
-    for text in (first, done, refused, failed):
+    for text in (done, refused, failed):
         assert KEY[8:24] not in text.stdout + text.stderr
     assert not files_with(tmp_path, KEY)
 

@@ -13,6 +13,8 @@ from gpt3mix_cli.report.classes import shown_tables
 from gpt3mix_cli.report.load_trials import load_trials
 from gpt3mix_cli.report.render.terminal import terminal_table
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 CLASSES = ["billing", "delivery", "other"]
 TRUE = [0, 0, 0, 0, 1, 1, 1, 2, 2]
 PREDICTED = [[0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 0, 1]]

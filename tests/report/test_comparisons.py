@@ -11,6 +11,8 @@ from gpt3mix_cli.errors import UserError
 from gpt3mix_cli.records import Trial, write_records
 from gpt3mix_cli.report import Report, report
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def saved(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))

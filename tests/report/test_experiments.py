@@ -11,6 +11,8 @@ from gpt3mix_cli.layout import Cell, Layout, TrialKey, experiment_folder
 from gpt3mix_cli.records import write_records
 from gpt3mix_cli.report import ExpectedTrials, Report, report
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def save(
     out: Path,

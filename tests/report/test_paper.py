@@ -9,6 +9,8 @@ from rows import inputs, seeds
 from gpt3mix_cli.records import write_records
 from gpt3mix_cli.report import ExpectedTrials, ReportOptions, paper, report
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def test_all_printed_values_are_present() -> None:
     rows = list(paper.load_paper().itertuples())

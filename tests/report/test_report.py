@@ -18,6 +18,8 @@ from gpt3mix_cli.report import ExpectedTrials, Report, report
 from gpt3mix_cli.report.render.markdown import escape
 from gpt3mix_cli.report.render.terminal import terminal_table
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 # To make the golden page anew: REGENERATE=1 pytest tests/report, then read the difference.
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.md"
 REGENERATE = bool(os.environ.get("REGENERATE"))

@@ -17,6 +17,8 @@ from gpt3mix_cli.report.load_trials import load_trials
 from gpt3mix_cli.report.model import Result
 from gpt3mix_cli.report.verdict import Verdict, judge_methods
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 BASE = [0.60, 0.62, 0.61, 0.65, 0.58, 0.63, 0.60, 0.64, 0.59, 0.61]
 NOISE = [0.002, -0.003, 0.001, -0.002, 0.003, 0.0, 0.001, -0.001, 0.002, -0.003]
 GAIN = [0.03 + noise for noise in NOISE]

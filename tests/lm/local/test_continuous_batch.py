@@ -136,8 +136,15 @@ def mixed(
     ]
 
 
-@pytest.mark.parametrize("max_rows", [1, 2, 3, 16])
-@pytest.mark.parametrize("prompts", PROMPTS)
+@pytest.mark.parametrize(
+    ("prompts", "max_rows"),
+    [
+        *((prompts, 3) for prompts in PROMPTS),
+        ("sharing a header", 1),
+        ("sharing a header", 2),
+        ("with nothing in common", 16),
+    ],
+)
 def test_rows_equal_reference_passes(folder: Path, prompts: str, max_rows: int) -> None:
     """Few slots for many rows: rows leave and join, and the cache moves and grows."""
     lm = local(folder)
