@@ -7,7 +7,7 @@ within an epoch.
 
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,13 @@ from ..pretrained import (
 )
 from ..settings import TransformerSettings, fingerprint
 from ..user_cache import hash_model
-from .tokens import TokenCache, Tokens
+from .packed import MODEL_TYPES, PackedNetwork, open_packed, pack
+from .tokens import TokenCache, Tokens, batches_within
 
 if TYPE_CHECKING:
     import torch
 
-MICRO_BATCH_ROWS_CPU = 16  # rows that go through the model at once in training; on a GPU the batch
+MICRO_BATCH_ROWS_CPU = 32  # rows that go through the model at once in training; on a GPU the batch
 # Padded tokens in a scoring batch: what fits the caches of a CPU, what fills a GPU.
 SCORING_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 TRIAL_TEXTS = ("A first try.", "A second try, which is longer.")
@@ -65,6 +66,7 @@ class Encoder:
         self._max_micro_batch = MICRO_BATCH_ROWS_CPU if is_cpu else settings.batch_size
         self._scoring_tokens = SCORING_BATCH_TOKENS.get(self.device.type, 8192)
         self.config = load_config(**self._source)
+        self._is_unpacked = False
         self._cache = TokenCache(settings.max_length, num_embeddings(self.config))
         self.start_fit()
         refuse_missing_tokenizer(self.path, self._not_loaded)
@@ -105,6 +107,8 @@ class Encoder:
             f"max_length: {self._settings.max_length} tokens and are cut": self._cache.texts_cut,
             f"out of memory: rows go through the model {self._micro_batch} at a time; "
             f"batch_size stays {self._settings.batch_size}": self._shrunk,
+            f"the fast forward pass of {self.config.model_type} does not give the logits of this "
+            "version of transformers; the library's own is used": self._is_unpacked,
         }
         return [note for note, applies in notes.items() if applies]
 
@@ -287,6 +291,8 @@ class Encoder:
             loss = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
             (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        if self._packed:
+            self._packed.densify_gradient()
         return total
 
     def logits(self, tokens: Tokens) -> "torch.Tensor":
@@ -302,8 +308,9 @@ class Encoder:
         lengths = [tokens.lengths[index] for index in order]
         rows = torch.tensor(order, device=self.device)
         logits = torch.zeros(len(order), len(self._classes), device=self.device)
-        with torch.inference_mode():
-            for start, end in _batches_within(lengths, self._scoring_tokens):
+        frozen = self._packed.frozen_weights() if self._packed else nullcontext()
+        with torch.inference_mode(), frozen:
+            for start, end in batches_within(lengths, self._scoring_tokens):
                 chosen = rows[start:end]
                 logits[chosen] = self._score(tokens, chosen, lengths[end - 1])
         if not bool(logits.isfinite().all()):
@@ -323,26 +330,40 @@ class Encoder:
 
     def _forward(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
         """Return the logits, (rows, classes), in float32; weights are float32 in every dtype."""
+        # A text without tokens has no first one.
+        if self._packed and tokens.lengths[int(chosen[0])]:
+            return self._packed(pack(tokens, chosen))
+        return self._library_forward(tokens, chosen, longest, self.dtype)
+
+    def _library_forward(
+        self, tokens: Tokens, chosen: "torch.Tensor", longest: int, dtype: str
+    ) -> "torch.Tensor":
         import torch
 
         batch = tokens.batch(chosen, longest, self.tokenizer.pad_token_id or 0)
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"
-        ):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             logits: torch.Tensor = self.model(**batch).logits
         return logits.float()
 
+    @functools.cached_property
+    def _packed(self) -> PackedNetwork | None:
+        """The fast forward pass; None where the library's is used."""
+        import torch
 
-def _batches_within(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of batches of ascending lengths with at most `max_tokens` padded tokens.
-
-    A single text may have more.
-    """
-    start = 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] * (end + 1 - start) > max_tokens:
-            yield start, end
-            start = end
+        if self.device.type != "cpu" or self.config.model_type not in MODEL_TYPES:
+            return None
+        # These texts do not count in `notes`.
+        cache = TokenCache(self._settings.max_length, num_embeddings(self.config))
+        tokens = cache.tokens(TRIAL_TEXTS, self.tokenizer, self.device)
+        rows = torch.arange(len(TRIAL_TEXTS))
+        packed = open_packed(
+            self.model,
+            getattr(torch, self.dtype),
+            pack(tokens, rows),
+            lambda: self._library_forward(tokens, rows, max(tokens.lengths), "float32"),
+        )
+        self._is_unpacked = packed is None
+        return packed
 
 
 def hash_pretrained(path: str, revision: str | None) -> str:

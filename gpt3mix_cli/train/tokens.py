@@ -1,7 +1,7 @@
 """Texts as token ids on the device, tokenised once for all trials."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,3 +90,15 @@ class TokenCache:
         if full := [text for text in new if len(self._ids[text]) >= self._max_length]:
             whole = zip(full, tokenizer(full, truncation=False)["input_ids"], strict=True)
             self._cut |= {text for text, ids in whole if len(ids) > self._max_length}
+
+
+def batches_within(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of batches of ascending lengths with at most `max_tokens` padded tokens.
+
+    A single text may have more.
+    """
+    start = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or lengths[end] * (end + 1 - start) > max_tokens:
+            yield start, end
+            start = end

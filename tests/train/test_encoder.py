@@ -461,7 +461,7 @@ def test_no_scoring_batch_has_too_many_tokens(
     "lengths", [[], [3], [30], [1, 1, 1, 1], [2, 5, 5, 9, 21, 40], list(range(1, 30))]
 )
 def test_batches_hold_each_text_once_and_as_many_as_fit(lengths: list[int]) -> None:
-    batches = list(network._batches_within(lengths, 20))
+    batches = list(token_module.batches_within(lengths, 20))
     assert [index for start, end in batches for index in range(start, end)] == list(
         range(len(lengths))
     )

@@ -63,7 +63,7 @@ def test_a_fit_that_runs_out_of_memory_continues_with_smaller_micro_batches(
         "MALLOC_TRIM_THRESHOLD_": "0",
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }
-    command = [sys.executable, "-c", SCRIPT, str(folder), "500"]
+    command = [sys.executable, "-c", SCRIPT, str(folder), "200"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=120, env=environment
     )
