@@ -83,7 +83,7 @@ def test_answers_are_those_of_one_block_after_the_other(
     journaled.close()
     assert torch.get_num_threads() == 2
 
-    class Silent(LocalLM):
+    class Mute(LocalLM):
         def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
             raise AssertionError("all answers are in the journal")
 
@@ -94,7 +94,7 @@ def test_answers_are_those_of_one_block_after_the_other(
         device="cpu",
         dtype=dtype,
     )
-    assert list(JournaledLM(Silent(settings), path).complete(requests())) == expected
+    assert list(JournaledLM(Mute(settings), path).complete(requests())) == expected
 
 
 def test_two_blocks_run_at_the_same_time(tiny_lm: Path, tmp_path: Path) -> None:
