@@ -13,6 +13,10 @@ counted. The Trainer needs the package `accelerate`.
 - trainer: as its documentation shows, with evaluation and saving after each epoch and the best
   model loaded at the end.
 - ours: as `gpt3mix train` does by default, in as many processes as there are cores.
+
+`--decisions SEEDS` trains once for each data seed on one thread (lr 1e-4, every third validation
+and test row), and prints losses, validation accuracies, the best epoch, test accuracy and CPU
+seconds: two versions of the package are compared by running it in both.
 """
 
 import argparse
@@ -24,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +285,42 @@ def measure_setup(data: Path, model: str) -> float:
     return statistics.median(times)
 
 
+def print_decisions(data: Path, model: str, epochs: int, seeds: Iterable[int]) -> None:
+    """Print what a training decides for each data seed, a JSON line each."""
+    import torch
+
+    from gpt3mix_cli.records import Example
+    from gpt3mix_cli.settings import TransformerSettings
+    from gpt3mix_cli.train import cached_classifier
+    from gpt3mix_cli.train.targets import to_one_hot
+
+    torch.set_num_threads(1)
+    settings = TransformerSettings(
+        kind="transformer", model=model, max_epochs=epochs, patience=epochs, lr=1e-4
+    )
+    classifier = cached_classifier(settings, tuple(CLASSES))
+    validation, test = (
+        [Example.model_validate(row) for row in read_rows(data / f"{name}.jsonl")[::3]]
+        for name in ("validation", "test")
+    )
+    train = read_rows(data / "train.jsonl")
+    for seed in seeds:
+        real = [to_one_hot(Example.model_validate(row), CLASSES) for row in draw(train, seed)]
+        started = time.process_time()
+        result = classifier.fit(real, validation, seed)
+        chosen = classifier.predict_proba([row.text for row in test]).argmax(1)
+        right = sum(CLASSES[n] == row.label for n, row in zip(chosen, test, strict=True))
+        line = {
+            "seed": seed,
+            "losses": [epoch["loss"] for epoch in result.history],
+            "validation": [epoch["valid_accuracy"] for epoch in result.history],
+            "best": result.best_epoch,
+            "test": right / len(test),
+            "cpu": time.process_time() - started,
+        }
+        print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     """Run all in turn and print the table."""
     parser = argparse.ArgumentParser(
@@ -298,8 +338,11 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=[*CANDIDATES, "set-up"], help="run this one only, in this process"
     )
+    parser.add_argument("--decisions", type=int, nargs="+", metavar="SEED", help="data seeds")
     options = parser.parse_args()
-    if options.only == "set-up":
+    if options.decisions:
+        print_decisions(options.data, options.model, options.epochs, options.decisions)
+    elif options.only == "set-up":
         print(json.dumps({"seconds": measure_setup(options.data, options.model)}))
     elif options.only:
         run = CANDIDATES[options.only]
