@@ -101,7 +101,6 @@ def test_a_draw_and_a_plan_of_an_unknown_lm_load_no_model(
     assert not (cache_folder() / "facts").exists()
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_commands_with_nothing_to_do_import_nothing_heavy(
     tmp_path: Path, tiny_encoder: Path
 ) -> None:

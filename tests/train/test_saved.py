@@ -231,7 +231,8 @@ def test_of_several_best_trials_the_first_is_saved(kept: Experiment, tmp_path: P
     original = saved_models.save_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "gpt3mix_cli.grid.stages.save_model", lambda runner, *rest: runners.append(runner)
+            "gpt3mix_cli.train.saved_models.save_model",
+            lambda runner, *rest: runners.append(runner),
         )
         grid.train(TrainStep(cell, "eda", settings, save_model=tmp_path / "model"))
     rows = [

@@ -187,7 +187,8 @@ class BudgetTracker:
         limits = [
             ("requests", self.requests, budget.requests),
             ("tokens", self.tokens, budget.tokens),
-            ("usd", self.usd, budget.usd),
+            # Sums of small amounts are off by a rounding error.
+            ("usd", round(self.usd, 9), budget.usd),
         ]
         return [(name, used, limit) for name, used, limit in limits if limit is not None]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt3mix_cli.errors import StoppedShort, UserError
@@ -108,6 +108,7 @@ def test_requests_stop_at_the_budget_and_not_before(limit: int, tried: int) -> N
     )
 
 
+@example([1, 73, 208, 263, 276, 107, 276], 928)  # the sum in dollars is just below the limit
 @given(st.lists(st.integers(1, 400), max_size=20), st.integers(1, 2000))
 def test_tokens_and_dollars_pass_the_budget_by_the_last_answer_at_most(
     answers: list[int], limit: int
