@@ -216,8 +216,8 @@ def load_artifacts(trials: DataFrame, limit: int | None, callbacks: Callbacks) -
     files = trials.drop_duplicates(["path", "task", "variant", "level", "method", "classifier"])
     in_cells = files[files["path"].map(cell_folder).notna()]
     synthetic = in_cells[in_cells["method"] != "none"]
-    for _, of_result in synthetic.groupby(["task", "variant", "level", "method"], sort=False):
-        _read_rows(artifacts, _synthetic_files(of_result), limit, callbacks)
+    for of_result in _synthetic_files(synthetic):
+        _read_rows(artifacts, of_result, limit, callbacks)
     _read_epochs(artifacts, in_cells, callbacks)
     by_settings = files.drop_duplicates(["settings", "version", "method", "classifier"])
     for file in by_settings.itertuples():
@@ -231,14 +231,16 @@ def load_artifacts(trials: DataFrame, limit: int | None, callbacks: Callbacks) -
 # Synthetic, rejected and real rows -----------------------------------------------------------
 
 
-def _synthetic_files(files: DataFrame) -> list[SyntheticFile]:
-    """Return the synthetic files of a result; its classifiers share them."""
-    synthetic: dict[Path, SyntheticFile] = {}
+def _synthetic_files(files: DataFrame) -> list[list[SyntheticFile]]:
+    """Return the synthetic files of each result; its classifiers share them."""
+    # Not with `groupby`, for which ten thousand small groups take seconds.
+    results: dict[tuple[str, ...], dict[Path, SyntheticFile]] = {}
     for file in files.itertuples():
+        names = file.task, file.variant, file.level, file.method
+        synthetic = results.setdefault(names, {})
         for draw, path in synthetic_paths(cell_folder(file.path) or Path(), file.method):
-            names = file.task, file.variant, file.level, file.method, file.data_seed
-            synthetic.setdefault(path, SyntheticFile(*names, draw, path))
-    return list(synthetic.values())
+            synthetic.setdefault(path, SyntheticFile(*names, file.data_seed, draw, path))
+    return [list(of_result.values()) for of_result in results.values()]
 
 
 def _read_rows(
@@ -329,7 +331,8 @@ def select_samples(trials: DataFrame, callbacks: Callbacks) -> list[Sample]:
     """
     files = trials[(trials["method"] != "none") & trials["path"].map(cell_folder).notna()]
     first: dict[tuple[str, str, str], SyntheticFile] = {}
-    for file in _synthetic_files(files.drop_duplicates(["result", "path"])):
+    by_result = _synthetic_files(files.drop_duplicates(["result", "path"]))
+    for file in itertools.chain.from_iterable(by_result):
         if file.draw == 0:
             first.setdefault((file.task, file.variant, file.method), file)
     samples: list[Sample] = []
