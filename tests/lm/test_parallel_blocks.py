@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_answers_are_those_of_one_block_after_the_other(
     journaled.close()
     assert torch.get_num_threads() == 2
 
-    class Silent(LocalLM):
+    class ReplayOnly(LocalLM):
         def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
             raise AssertionError("all answers are in the journal")
 
@@ -94,7 +96,7 @@ def test_answers_are_those_of_one_block_after_the_other(
         device="cpu",
         dtype=dtype,
     )
-    assert list(JournaledLM(Silent(settings), path).complete(requests())) == expected
+    assert list(JournaledLM(ReplayOnly(settings), path).complete(requests())) == expected
 
 
 def test_two_blocks_run_at_the_same_time(tiny_lm: Path, tmp_path: Path) -> None:
@@ -137,3 +139,40 @@ def test_a_block_that_fails_does_not_lose_the_one_after_it(tiny_lm: Path, tmp_pa
     lm.pair = threading.Barrier(1)
     assert len(list(JournaledLM(lm, path).complete(requests()[: 2 * BLOCK_SIZE]))) == 12
     assert lm.begun == [0]
+
+
+def test_scores_have_all_threads_while_a_block_runs(
+    tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their last digits depend on it; a Python thread begins with the number that was last set."""
+    lm = open_local(tiny_lm)
+    lm.describe()
+    in_block, has_scored = threading.Event(), threading.Event()
+    seen: dict[str, int] = {}
+    run = LocalLM._run
+
+    def watched_run(self: LocalLM, *arguments: Any) -> None:
+        name = threading.current_thread().name
+        seen[name] = torch.get_num_threads()
+        if name == "block":
+            in_block.set()
+            assert has_scored.wait(60)
+        run(self, *arguments)
+
+    monkeypatch.setattr(LocalLM, "_run", watched_run)
+
+    def complete() -> None:
+        list(lm.complete(requests()[:1]))
+
+    def score() -> None:
+        lm.score(["Movie review: fine (Sentiment:"], CHOICES)
+        seen["after"] = torch.get_num_threads()
+
+    block, scores = Thread(target=complete, name="block"), Thread(target=score, name="scores")
+    block.start()
+    assert in_block.wait(60)
+    scores.start()
+    scores.join()
+    has_scored.set()
+    block.join()
+    assert seen == {"block": 1, "scores": 2, "after": 2}

@@ -267,8 +267,9 @@ class LocalLM:
                     f" model's context is {self.info.context_length}",
                     "shorten it, or use another LM",
                 )
-        for start in range(0, len(rows), self.info.block_size):
-            self._run(rows[start : start + self.info.block_size], self._label_row_limit)
+        with self._threads.of_scores():
+            for start in range(0, len(rows), self.info.block_size):
+                self._run(rows[start : start + self.info.block_size], self._label_row_limit)
         return [Scores(tuple(row.scores or ()), self._label_source) for row in rows]
 
     def _prepare(
