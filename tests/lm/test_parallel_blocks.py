@@ -1,7 +1,7 @@
 """A local LM answers several blocks at the same time, with the answers of one after the other."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -139,6 +139,41 @@ def test_a_block_that_fails_does_not_lose_the_one_after_it(tiny_lm: Path, tmp_pa
     lm.pair = threading.Barrier(1)
     assert len(list(JournaledLM(lm, path).complete(requests()[: 2 * BLOCK_SIZE]))) == 12
     assert lm.begun == [0]
+
+
+def test_a_caller_that_stops_does_not_lose_the_blocks_in_flight(
+    tiny_lm: Path, tmp_path: Path
+) -> None:
+    """As when a signal asks to stop while the labels of the first block are scored."""
+    path = tmp_path / "a.sqlite"
+    lm = watched(tiny_lm)
+    answers = JournaledLM(lm, path).complete(requests())
+    assert isinstance(answers, Generator)
+    assert next(answers).number == 0
+    answers.close()
+    begun = set(lm.begun)
+    assert len(begun) >= 2
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+    lm = watched(tiny_lm)
+    assert len(list(JournaledLM(lm, path).complete(requests()))) == BLOCKS * BLOCK_SIZE
+    assert not begun & set(lm.begun)
+
+
+def test_a_second_signal_ends_the_blocks_in_flight(
+    tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process would wait for their threads."""
+
+    class Ended(WatchedLM):
+        def before_answers(self, block: int) -> None:
+            stopping.request_stop_now()
+
+    monkeypatch.setattr(stopping, "_ends_now", False)
+    lm = watched(tiny_lm, Ended)
+    with pytest.raises(stopping.Interrupted):
+        list(JournaledLM(lm, tmp_path / "a.sqlite").complete(requests()))
+    assert sorted(lm.begun) == [0, 1]
 
 
 def test_scores_have_all_threads_while_a_block_runs(

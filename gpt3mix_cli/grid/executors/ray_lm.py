@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import StoppedShort, UserError
 from ...lm import MAX_PARALLEL_BLOCKS, Completion, Request, Scores, open_lm, split_into_blocks
 from ...settings import LocalLMSettings
-from ...stopping import stop_if_requested
+from ...stopping import stop_if_requested, stop_now_if_requested
 from .ray_workers import (
     MAX_TRIES,
     POLL_S,
@@ -154,6 +154,7 @@ class RayLM:
             reference = getattr(worker, method).remote(*arguments)
             try:
                 while not ray.wait([reference], timeout=1.0)[0]:
+                    stop_now_if_requested()
                     if self._trial_workers.is_closed:
                         raise StoppedShort("the run has ended")
                 result = result_of(reference)

@@ -19,6 +19,7 @@ from ...pretrained import (
     load_tokenizer,
     needs_own_code,
 )
+from ...stopping import stop_now_if_requested
 from .tokenization import PromptTokenizer
 
 # Of each layer, both (rows, heads, columns, size).
@@ -215,7 +216,11 @@ class Decoder:
 
         Returns:
             (rows, logits_to_keep, vocabulary), float32.
+
+        Raises:
+            Interrupted: if the process ends.
         """
+        stop_now_if_requested()
         if self._output_layer:
             self._output_layer.pass_.rows = scored
         logits: torch.Tensor = self.model(
