@@ -18,7 +18,6 @@ from .ray_workers import (
     POLL_S,
     START_S,
     LMWorker,
-    Place,
     WorkerInfo,
     WorkerPool,
     result_of,
@@ -79,12 +78,12 @@ class RayLM:
         """End the workers."""
         self._pool.close()
 
-    def _start(self, pool: WorkerPool) -> list[Any]:
+    def _start(self, pool: WorkerPool) -> dict[Any, int]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if pool.size:
-            return []  # those that are busy will be free
+            return {}  # those that are busy will be free
         worker = ray.remote(LMWorker)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
@@ -101,12 +100,10 @@ class RayLM:
                 for node in nodes
                 if (cores := node["Resources"].get("CPU", 0)) >= 1
             ]
-        return [
-            Place(actor)
+        return {
+            worker.options(**item).remote(self._settings): item["max_concurrency"]
             for item in options
-            for actor in [worker.options(**item).remote(self._settings)]
-            for _ in range(item["max_concurrency"])
-        ]
+        }
 
     def _check(self, info: WorkerInfo) -> None:
         self._check_worker(info)
