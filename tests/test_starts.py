@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -104,6 +106,19 @@ def test_a_known_lm_says_what_the_opened_one_says(tiny_lm: Path, options: dict[s
     # The first use opens it, and compares.
     assert second.info.count_tokens("a film") == first.info.count_tokens("a film")
     assert second._facts.is_computed
+
+
+def test_threads_that_ask_first_open_one_engine(tiny_lm: Path) -> None:
+    _, lm = known_twice(LocalLMSettings(kind="local", model=str(tiny_lm)))
+    both = threading.Barrier(2, timeout=60)
+
+    def engine(_: int) -> Any:
+        both.wait()
+        return lm._checked_engine
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(engine, range(2))
+    assert first is second
 
 
 @pytest.mark.parametrize("model", ["bundled", pytest.param("smollm2", marks=pytest.mark.slow)])
