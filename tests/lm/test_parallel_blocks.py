@@ -1,7 +1,10 @@
 """A local LM answers several blocks at the same time, with the answers of one after the other."""
 
+import shutil
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from families import CHOICES, LABEL_PREFIX, OPEN_PROMPTS, request
+from transformers import AutoConfig
 
 from gpt3mix_cli import stopping
 from gpt3mix_cli.errors import StoppedShort
@@ -97,6 +101,39 @@ def test_answers_are_those_of_one_block_after_the_other(
         dtype=dtype,
     )
     assert list(JournaledLM(ReplayOnly(settings), path).complete(requests())) == expected
+
+
+@pytest.mark.parametrize("asks", [1, 2], ids=["one thread", "two threads"])
+def test_a_model_that_writes_to_itself_runs_one_block_at_a_time(
+    tiny_lm: Path, tmp_path: Path, asks: int
+) -> None:
+    """The library's rotary embeddings of this kind keep what the longest text of a pass needs."""
+    config = AutoConfig.from_pretrained(tiny_lm)
+    half = config.hidden_size // config.num_attention_heads // 2
+    config.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * half,
+        "long_factor": [8.0] * half,
+        "original_max_position_embeddings": 32,
+        "factor": 16.0,
+    }
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    config.save_pretrained(tmp_path / "lm")
+    torch.set_num_threads(4)
+    mixed = [
+        replace(asked, prompt="Movie review:" * (30 if asked.number // BLOCK_SIZE % 2 else 1))
+        for asked in requests()
+    ]
+    expected = list(open_local(tmp_path / "lm").complete(mixed))
+    lm = open_local(tmp_path / "lm")
+    assert lm.parallel_blocks == 1
+    with ThreadPoolExecutor(asks) as threads:
+        answers = threads.map(
+            lambda path: list(JournaledLM(lm, path).complete(mixed)),
+            [tmp_path / f"{number}.sqlite" for number in range(asks)],
+        )
+        assert list(answers) == [expected] * asks
 
 
 def test_two_blocks_run_at_the_same_time(tiny_lm: Path, tmp_path: Path) -> None:

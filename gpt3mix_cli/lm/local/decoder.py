@@ -140,6 +140,17 @@ def _can_run(model: Any) -> bool:
     )
 
 
+def changes_in_passes(config: Any) -> bool:
+    """Return whether a model writes to itself in each pass, so that one thread may run it.
+
+    Its rotary embeddings depend on the longest text of the pass.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    by_layer_type = [item for item in rope.values() if isinstance(item, dict)]
+    kinds = [str(item.get("rope_type")) for item in [rope, *by_layer_type]]
+    return any(kind == "longrope" or "dynamic" in kind for kind in kinds)
+
+
 class Decoder:
     """A causal LM of the transformers library.
 

@@ -19,27 +19,29 @@ class BlockThreads:
 
     Args:
         device: of the model; a GPU runs one block at a time.
+        one_at_a_time: whether passes of several threads would disturb each other.
 
     Attributes:
         parallel_blocks: the most blocks at a time.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        cores = torch.get_num_threads()
-        self.parallel_blocks = min(cores, MAX_PARALLEL_BLOCKS) if device.type == "cpu" else 1
+    def __init__(self, device: torch.device, one_at_a_time: bool) -> None:
+        cores, is_parallel = torch.get_num_threads(), device.type == "cpu" and not one_at_a_time
+        self.parallel_blocks = min(cores, MAX_PARALLEL_BLOCKS) if is_parallel else 1
+        self._free = threading.BoundedSemaphore(self.parallel_blocks)  # more threads may ask
         self._all, self._each = cores, cores // self.parallel_blocks
         self._lock, self._num_running, self._before = threading.Lock(), 0, cores
 
     @contextmanager
     def of_a_block(self) -> Iterator[None]:
         """Let torch use a block's threads in this Python thread."""
-        with self._set(self._each):
+        with self._free, self._set(self._each):
             yield
 
     @contextmanager
     def of_scores(self) -> Iterator[None]:
         """Let torch use all threads in this Python thread: scores are asked for by one."""
-        with self._set(self._all):
+        with self._free, self._set(self._all):
             yield
 
     @contextmanager
