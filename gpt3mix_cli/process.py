@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from .stopping import is_stop_requested, request_stop
+from .stopping import is_stop_requested, request_stop, request_stop_now
 
 _received: int | None = None  # the signal that ends this process
 _finishes_work = False  # the first signal lets work in flight finish
@@ -87,6 +87,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         return
     if not _has_raised:
         _has_raised = True
+        request_stop_now()
         raise KeyboardInterrupt
     # The way back through all that is open takes too long.
     _remove_temporary_paths()

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -179,6 +181,19 @@ def test_a_tokenizer_that_the_library_reads_differently_counts_by_the_library(
     assert counter("a film") > LocalLM(settings).info.count_tokens("a film")
     for lm in (first, second):
         assert lm.info.count_tokens("a film") == LocalLM(settings).info.count_tokens("a film")
+
+
+def test_threads_that_ask_first_open_one_engine(tiny_lm: Path) -> None:
+    _, lm = known_twice(LocalLMSettings(kind="local", model=str(tiny_lm)))
+    both = threading.Barrier(2, timeout=60)
+
+    def engine(_: int) -> Any:
+        both.wait()
+        return lm._checked_engine
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(engine, range(2))
+    assert first is second
 
 
 @pytest.mark.parametrize("model", ["bundled", pytest.param("smollm2", marks=pytest.mark.slow)])

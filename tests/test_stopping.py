@@ -13,8 +13,14 @@ from gpt3mix_cli.train import TrialJob, run_serially
 
 JOBS = [(number, 0) for number in range(5)]
 WORK = """
-import sys, time
+import contextlib, sys, threading, time
 from gpt3mix_cli import cli, process, stopping
+
+def compute():  # the process ends when this thread does
+    with contextlib.suppress(stopping.Interrupted):
+        while True:
+            stopping.stop_now_if_requested()
+            time.sleep(0.01)
 
 def work(**options):
     with process.finishing_work_in_flight():
@@ -23,6 +29,7 @@ def work(**options):
             time.sleep(0.01)
         print("finishes", flush=True)
         if "stubborn" in sys.argv:
+            threading.Thread(target=compute).start()
             time.sleep(60)
         stopping.stop_if_requested()
 

@@ -94,7 +94,7 @@ class JournaledLM:
                     yield from self._finish(begun.popleft())
             while begun:
                 yield from self._finish(begun.popleft())
-        except Exception:
+        except (Exception, GeneratorExit):
             for block in begun:  # they cost time, and the next run needs them
                 with contextlib.suppress(Exception):
                     self._finish(block)
@@ -200,9 +200,9 @@ class _BlockRunner:
         return self._threads.submit(lambda: list(self._lm.complete(requests)))
 
     def close(self) -> None:
-        """Start nothing more; what runs is not waited for."""
+        """Wait for the threads."""
         if self._threads:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown()
 
 
 def _request_fields(request: Request) -> dict[str, Any]:

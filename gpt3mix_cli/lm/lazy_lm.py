@@ -3,6 +3,7 @@
 `import torch` alone takes two seconds, which a stage that is up to date or a plan does not need.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -24,7 +25,7 @@ INFO_FIELDS = ("fingerprint", "context_length", "block_size", "details")
 
 
 class LazyLM:
-    """See the top of this file, and `port.LM`.
+    """See the top of this file, `port.LM` and `port.ParallelLM`.
 
     Args:
         settings: of the LM.
@@ -45,6 +46,7 @@ class LazyLM:
     ) -> None:
         self._settings, self._open_engine = settings, open_engine
         self._counts_only = counts_only
+        self._opening = threading.RLock()  # several threads may ask first
         self._facts = ModelFacts(
             {"lm": settings.model_dump(), "version": [LOCAL_VERSION, FACTS_VERSION]},
             lm_path(settings.model),
@@ -64,8 +66,9 @@ class LazyLM:
 
     @property
     def _checked_engine(self) -> LM:
-        self._facts.check()
-        return self._engine
+        with self._opening:
+            self._facts.check()
+            return self._engine
 
     @cached_property
     def _engine(self) -> LM:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from gpt3mix_cli import stopping
 from gpt3mix_cli.cli import main
 from gpt3mix_cli.errors import NO_CALLBACKS, Callbacks, UserError
 from gpt3mix_cli.grid.executors.opener import ExecutorOptions, TrialDemand
-from gpt3mix_cli.lm import Request, open_lm
+from gpt3mix_cli.lm import JournaledLM, Request, open_lm
 from gpt3mix_cli.settings import LinearSettings, LocalLMSettings
 from gpt3mix_cli.train import TrialJob, WorkerDied
 
@@ -61,6 +62,14 @@ def die(job, callbacks, folder, deadly, times):
 
 def refuse(job, callbacks):
     raise UserError(f"job {job[0]} is wrong", "fix it")
+
+class DyingWorker:
+    def __init__(self, deaths):
+        self.deaths = deaths
+
+    def info(self):
+        if self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -274,6 +283,52 @@ def test_the_lm_answers_as_here_and_outlives_its_workers(cluster: Any, tiny_lm: 
         assert lm.score(["Movie review:"], [" good", " bad"]) == open_lm(settings).score(
             ["Movie review:"], [" good", " bad"]
         )
+
+
+def test_blocks_survive_a_worker_that_answers_several(
+    cluster: Any, tiny_lm: Path, tmp_path: Path
+) -> None:
+    settings = LocalLMSettings(kind="local", model=str(tiny_lm), batch_size=4)
+    requests = [Request(number, "Movie review:", number, 200) for number in range(48)]
+    node = cluster.add_node(num_cpus=2, object_store_memory=STORE)
+    with executor() as ray_executor:
+        import ray
+
+        lm = ray_executor.open_lm(settings)
+        until(lambda: len(lm._pool._idle) == 4 or lm._pool.release(lm._take()))
+        assert lm.parallel_blocks == 4
+        (worker,) = (worker for worker, count in Counter(lm._pool._idle).items() if count == 2)
+        answers = []
+        for answer in JournaledLM(lm, tmp_path / "a.sqlite").complete(requests):
+            if not answers:
+                assert lm._pool._busy
+                ray.kill(worker)
+            answers.append(answer)
+        assert lm.parallel_blocks == 2
+    cluster.remove_node(node)
+    assert answers == list(open_lm(settings).complete(requests))
+
+
+def test_a_worker_that_does_not_start_counts_once(work: ModuleType) -> None:
+    import ray
+
+    from gpt3mix_cli.grid.executors.ray_workers import MAX_TRIES, WorkerPool
+
+    started: list[Any] = []
+    checked: list[Any] = []
+
+    def start(pool: WorkerPool) -> dict[Any, int]:
+        deaths = len(started) < MAX_TRIES - 1
+        started.append(ray.remote(work.DyingWorker).options(max_concurrency=4).remote(deaths))
+        return {started[-1]: 4}
+
+    with executor():
+        pool = WorkerPool(start, checked.append)
+        taken: list[Any] = []
+        until(lambda: (worker := pool.take()) and not taken.append(worker) and len(taken) == 4)
+        assert taken == started[-1:] * 4
+        assert (len(started), len(checked)) == (MAX_TRIES, 1)
+        pool.close()
 
 
 def test_a_folder_that_a_node_lacks_is_reported(cluster: Any, tmp_path: Path) -> None:

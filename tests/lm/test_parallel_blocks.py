@@ -1,12 +1,18 @@
 """A local LM answers several blocks at the same time, with the answers of one after the other."""
 
+import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
 from families import CHOICES, LABEL_PREFIX, OPEN_PROMPTS, request
+from transformers import AutoConfig
 
 from gpt3mix_cli import stopping
 from gpt3mix_cli.errors import StoppedShort
@@ -83,7 +89,7 @@ def test_answers_are_those_of_one_block_after_the_other(
     journaled.close()
     assert torch.get_num_threads() == 2
 
-    class Mute(LocalLM):
+    class ReplayOnly(LocalLM):
         def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
             raise AssertionError("all answers are in the journal")
 
@@ -94,7 +100,40 @@ def test_answers_are_those_of_one_block_after_the_other(
         device="cpu",
         dtype=dtype,
     )
-    assert list(JournaledLM(Mute(settings), path).complete(requests())) == expected
+    assert list(JournaledLM(ReplayOnly(settings), path).complete(requests())) == expected
+
+
+@pytest.mark.parametrize("asks", [1, 2], ids=["one thread", "two threads"])
+def test_a_model_that_writes_to_itself_runs_one_block_at_a_time(
+    tiny_lm: Path, tmp_path: Path, asks: int
+) -> None:
+    """The library's rotary embeddings of this kind keep what the longest text of a pass needs."""
+    config = AutoConfig.from_pretrained(tiny_lm)
+    half = config.hidden_size // config.num_attention_heads // 2
+    config.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * half,
+        "long_factor": [8.0] * half,
+        "original_max_position_embeddings": 32,
+        "factor": 16.0,
+    }
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    config.save_pretrained(tmp_path / "lm")
+    torch.set_num_threads(4)
+    mixed = [
+        replace(asked, prompt="Movie review:" * (30 if asked.number // BLOCK_SIZE % 2 else 1))
+        for asked in requests()
+    ]
+    expected = list(open_local(tmp_path / "lm").complete(mixed))
+    lm = open_local(tmp_path / "lm")
+    assert lm.parallel_blocks == 1
+    with ThreadPoolExecutor(asks) as threads:
+        answers = threads.map(
+            lambda path: list(JournaledLM(lm, path).complete(mixed)),
+            [tmp_path / f"{number}.sqlite" for number in range(asks)],
+        )
+        assert list(answers) == [expected] * asks
 
 
 def test_two_blocks_run_at_the_same_time(tiny_lm: Path, tmp_path: Path) -> None:
@@ -137,3 +176,75 @@ def test_a_block_that_fails_does_not_lose_the_one_after_it(tiny_lm: Path, tmp_pa
     lm.pair = threading.Barrier(1)
     assert len(list(JournaledLM(lm, path).complete(requests()[: 2 * BLOCK_SIZE]))) == 12
     assert lm.begun == [0]
+
+
+def test_a_caller_that_stops_does_not_lose_the_blocks_in_flight(
+    tiny_lm: Path, tmp_path: Path
+) -> None:
+    """As when a signal asks to stop while the labels of the first block are scored."""
+    path = tmp_path / "a.sqlite"
+    lm = watched(tiny_lm)
+    answers = JournaledLM(lm, path).complete(requests())
+    assert isinstance(answers, Generator)
+    assert next(answers).number == 0
+    answers.close()
+    begun = set(lm.begun)
+    assert len(begun) >= 2
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+    lm = watched(tiny_lm)
+    assert len(list(JournaledLM(lm, path).complete(requests()))) == BLOCKS * BLOCK_SIZE
+    assert not begun & set(lm.begun)
+
+
+def test_a_second_signal_ends_the_blocks_in_flight(
+    tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process would wait for their threads."""
+
+    class Ended(WatchedLM):
+        def before_answers(self, block: int) -> None:
+            stopping.request_stop_now()
+
+    monkeypatch.setattr(stopping, "_ends_now", False)
+    lm = watched(tiny_lm, Ended)
+    with pytest.raises(stopping.Interrupted):
+        list(JournaledLM(lm, tmp_path / "a.sqlite").complete(requests()))
+    assert sorted(lm.begun) == [0, 1]
+
+
+def test_scores_have_all_threads_while_a_block_runs(
+    tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their last digits depend on it; a Python thread begins with the number that was last set."""
+    lm = open_local(tiny_lm)
+    lm.describe()
+    in_block, has_scored = threading.Event(), threading.Event()
+    seen: dict[str, int] = {}
+    run = LocalLM._run
+
+    def watched_run(self: LocalLM, *arguments: Any) -> None:
+        name = threading.current_thread().name
+        seen[name] = torch.get_num_threads()
+        if name == "block":
+            in_block.set()
+            assert has_scored.wait(60)
+        run(self, *arguments)
+
+    monkeypatch.setattr(LocalLM, "_run", watched_run)
+
+    def complete() -> None:
+        list(lm.complete(requests()[:1]))
+
+    def score() -> None:
+        lm.score(["Movie review: fine (Sentiment:"], CHOICES)
+        seen["after"] = torch.get_num_threads()
+
+    block, scores = Thread(target=complete, name="block"), Thread(target=score, name="scores")
+    block.start()
+    assert in_block.wait(60)
+    scores.start()
+    scores.join()
+    has_scored.set()
+    block.join()
+    assert seen == {"block": 1, "scores": 2, "after": 2}

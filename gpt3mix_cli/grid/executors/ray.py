@@ -183,7 +183,7 @@ class RayExecutor:
 
     # Trials --------------------------------------------------------------------------------------
 
-    def _start_workers(self, pool: WorkerPool) -> list[Any]:
+    def _start_workers(self, pool: WorkerPool) -> dict[Any, int]:
         """Start the workers that fit now, at least one, which may wait for a node to join."""
         import ray
 
@@ -194,7 +194,7 @@ class RayExecutor:
         most = min(self._options.jobs or math.inf, max(1, self._demand.num_trials))
         count = int(min(max(1, fitting), most - pool.size))
         worker = ray.remote(TrialWorker).options(**needed)
-        return [worker.remote(self._queue.actor) for _ in range(count)]
+        return {worker.remote(self._queue.actor): 1 for _ in range(count)}
 
     def map(
         self,

@@ -12,13 +12,12 @@ from typing import Any
 from ...errors import StoppedShort, UserError
 from ...lm import MAX_PARALLEL_BLOCKS, Completion, Request, Scores, open_lm, split_into_blocks
 from ...settings import LocalLMSettings
-from ...stopping import stop_if_requested
+from ...stopping import stop_if_requested, stop_now_if_requested
 from .ray_workers import (
     MAX_TRIES,
     POLL_S,
     START_S,
     LMWorker,
-    Place,
     WorkerInfo,
     WorkerPool,
     result_of,
@@ -79,12 +78,12 @@ class RayLM:
         """End the workers."""
         self._pool.close()
 
-    def _start(self, pool: WorkerPool) -> list[Any]:
+    def _start(self, pool: WorkerPool) -> dict[Any, int]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if pool.size:
-            return []  # those that are busy will be free
+            return {}  # those that are busy will be free
         worker = ray.remote(LMWorker)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
@@ -101,12 +100,10 @@ class RayLM:
                 for node in nodes
                 if (cores := node["Resources"].get("CPU", 0)) >= 1
             ]
-        return [
-            Place(actor)
+        return {
+            worker.options(**item).remote(self._settings): item["max_concurrency"]
             for item in options
-            for actor in [worker.options(**item).remote(self._settings)]
-            for _ in range(item["max_concurrency"])
-        ]
+        }
 
     def _check(self, info: WorkerInfo) -> None:
         self._check_worker(info)
@@ -154,6 +151,7 @@ class RayLM:
             reference = getattr(worker, method).remote(*arguments)
             try:
                 while not ray.wait([reference], timeout=1.0)[0]:
+                    stop_now_if_requested()
                     if self._trial_workers.is_closed:
                         raise StoppedShort("the run has ended")
                 result = result_of(reference)

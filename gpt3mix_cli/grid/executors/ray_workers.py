@@ -7,7 +7,8 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -191,37 +192,27 @@ class LMWorker:
 # In the driver -----------------------------------------------------------------------------------
 
 
-class Place:
-    """A worker as often as it works at the same time: each place has one piece of its work.
-
-    Args:
-        worker: with methods to call.
-    """
-
-    def __init__(self, worker: Any) -> None:
-        self.worker = worker
-
-    def __getattr__(self, method: str) -> Any:
-        return getattr(self.worker, method)
-
-
 class WorkerPool:
     """Workers of one kind; several threads take and return them.
 
+    A worker may have several places: as many threads can take it at the same time.
+
     Args:
-        start: returns new workers of a pool, when none of it is free or starting.
+        start: returns new workers of a pool and how many places each has, when none of it is free
+            or starting.
         check: is called with the facts of each worker before it is used.
     """
 
     def __init__(
         self,
-        start: Callable[["WorkerPool"], Sequence[Any]],
+        start: Callable[["WorkerPool"], Mapping[Any, int]],
         check: Callable[[WorkerInfo], None],
     ) -> None:
         self.paused = False  # whether no worker is handed out
         self._start, self._check = start, check
-        self._idle: list[Any] = []
-        self._busy: set[Any] = set()
+        self._places: dict[Any, int] = {}  # of each worker that is not known to be dead
+        self._idle: list[Any] = []  # once for each free place
+        self._busy: Counter[Any] = Counter()
         self._starting: dict[Any, Any] = {}  # reference to its facts -> worker
         self._known: set[Any] = set()  # that have started
         self._failures = 0
@@ -230,9 +221,9 @@ class WorkerPool:
 
     @property
     def size(self) -> int:
-        """Number of workers, those that are starting included."""
+        """Number of places, those of workers that are starting included."""
         with self._lock:
-            return len(self._idle) + len(self._busy) + len(self._starting)
+            return sum(self._places.values())
 
     @property
     def is_running(self) -> bool:
@@ -246,7 +237,7 @@ class WorkerPool:
         return self._closed
 
     def take(self) -> Any:
-        """Return a free worker; None if there is none yet.
+        """Return a worker with a free place; None if there is none yet.
 
         Raises:
             UserError: if a worker cannot be used.
@@ -260,10 +251,11 @@ class WorkerPool:
             self._admit()
             if self._idle:
                 worker = self._idle.pop()
-                self._busy.add(worker)
+                self._busy[worker] += 1
                 return worker
             if not self._starting:
                 started = self._start(self)
+                self._places |= started
                 self._starting = {worker.info.remote(): worker for worker in started}
             return None
 
@@ -277,6 +269,8 @@ class WorkerPool:
             return
         for reference in ray.wait(references, num_returns=len(references), timeout=0)[0]:
             worker = self._starting.pop(reference)
+            if not (places := self._places.pop(worker, 0)):  # it died meanwhile
+                continue
             try:
                 self._check(result_of(reference))
             except RayError as error:  # its node died, or it cannot be created there
@@ -291,44 +285,57 @@ class WorkerPool:
                 continue
             self._failures = 0
             self._known.add(worker)
-            self._idle.append(worker)
+            self._places[worker] = places
+            taken = self._busy[worker] + self._idle.count(worker)
+            self._idle += [worker] * (places - taken)
 
     def release(self, worker: Any) -> None:
         """Take back a worker that has done its work."""
         with self._lock:
-            self._busy.discard(worker)
-            self._idle.append(worker)
+            self._busy -= Counter([worker])
+            if worker in self._places:
+                self._idle.append(worker)
 
     def discard(self, worker: Any) -> None:
         """End a worker that is dead, or whose work is not needed."""
         with self._lock:
-            self._busy.discard(worker)
+            self._busy -= Counter([worker])
+            self._places.pop(worker, None)
             # Others of its node may be dead too: they must answer before they are used again.
-            self._starting |= {idle.info.remote(): idle for idle in self._idle}
+            others = set(self._idle) - {worker} - set(self._starting.values())
+            self._starting |= {other.info.remote(): other for other in others}
             self._idle = []
         _end([worker])
 
     def release_idle(self) -> None:
         """End the workers that have nothing to do; what they take of the cluster is free then."""
         with self._lock:
-            idle = [*self._idle, *self._starting.values()]
-            self._idle, self._starting = [], {}
+            idle = {*self._idle, *self._starting.values()} - set(self._busy)
+            self._idle = [worker for worker in self._idle if worker not in idle]
+            self._starting = {
+                reference: worker
+                for reference, worker in self._starting.items()
+                if worker not in idle
+            }
+            for worker in idle:
+                self._places.pop(worker, None)
         _end(idle)
 
     def close(self) -> None:
         """End all workers."""
         with self._lock:
             self._closed = True
-            busy, self._busy = list(self._busy), set()
-        self.release_idle()
-        _end(busy)
+            workers = {*self._places, *self._busy}
+            self._places, self._idle, self._starting = {}, [], {}
+            self._busy.clear()
+        _end(workers)
 
 
-def _end(workers: Sequence[Any]) -> None:
+def _end(workers: Iterable[Any]) -> None:
     import ray
 
     for worker in workers:
-        ray.kill(worker.worker if isinstance(worker, Place) else worker)
+        ray.kill(worker)
 
 
 def result_of(reference: Any) -> Any:

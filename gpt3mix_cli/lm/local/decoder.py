@@ -19,6 +19,7 @@ from ...pretrained import (
     load_tokenizer,
     needs_own_code,
 )
+from ...stopping import stop_now_if_requested
 from .tokenization import PromptTokenizer
 
 # Of each layer, both (rows, heads, columns, size).
@@ -139,6 +140,17 @@ def _can_run(model: Any) -> bool:
     )
 
 
+def changes_in_passes(config: Any) -> bool:
+    """Return whether a model writes to itself in each pass, so that one thread may run it.
+
+    Its rotary embeddings depend on the longest text of the pass.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    by_layer_type = [item for item in rope.values() if isinstance(item, dict)]
+    kinds = [str(item.get("rope_type")) for item in [rope, *by_layer_type]]
+    return any(kind == "longrope" or "dynamic" in kind for kind in kinds)
+
+
 class Decoder:
     """A causal LM of the transformers library.
 
@@ -215,7 +227,11 @@ class Decoder:
 
         Returns:
             (rows, logits_to_keep, vocabulary), float32.
+
+        Raises:
+            Interrupted: if the process ends.
         """
+        stop_now_if_requested()
         if self._output_layer:
             self._output_layer.pass_.rows = scored
         logits: torch.Tensor = self.model(

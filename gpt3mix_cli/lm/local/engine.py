@@ -35,6 +35,7 @@ from .chat import open_chat_template
 from .continuous_batch import Row, run_rows
 from .decoder import (
     Decoder,
+    changes_in_passes,
     load_causal_lm,
     load_config_and_tokenizer,
     num_parameters,
@@ -90,7 +91,8 @@ class LocalLM:
         limits += [tokenizer.model_max_length, UNLIMITED_CONTEXT_TOKENS]
         self._context_length = min(limit for limit in limits if limit)
         self._weights = weights or _hash_weights(self._path, self._config, settings.revision)
-        self._threads, self._loading = BlockThreads(self._device), threading.Lock()
+        self._threads = BlockThreads(self._device, changes_in_passes(self._config))
+        self._loading = threading.Lock()
         self._dtype = self._choose_dtype()
         rounds = self._dtype != "float32"
         self._scores_again = settings.label_dtype == "float32" and rounds
@@ -266,8 +268,9 @@ class LocalLM:
                     f" model's context is {self.info.context_length}",
                     "shorten it, or use another LM",
                 )
-        for start in range(0, len(rows), self.info.block_size):
-            self._run(rows[start : start + self.info.block_size], self._label_row_limit)
+        with self._threads.of_scores():
+            for start in range(0, len(rows), self.info.block_size):
+                self._run(rows[start : start + self.info.block_size], self._label_row_limit)
         return [Scores(tuple(row.scores or ()), self._label_source) for row in rows]
 
     def _prepare(
