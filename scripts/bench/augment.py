@@ -11,12 +11,13 @@ its text is finished, not empty, not a copy of a real row and not a repeat.
 - plain: one prompt at a time through `generate`, stopped at the end of the line or the label
   prefix, then one forward pass per label.
 - padded: the same with 32 left-padded prompts per call, and scoring passes over 32 padded rows.
-- ours: the LM behind a journal (here in memory), as `gpt3mix augment` asks it.
+- ours: the LM behind a journal (here in memory), as `gpt3mix augment` asks it, with `dtype: auto`.
 - llama.cpp (--llama-server PATH, for `smollm2` or a GGUF file): its server with four slots, which
   keep the prompts that they have read. The label's log-probabilities come with the line; where it
   has no label, from a second request of one token.
-- bound: the floating-point operations of our rows over the rate of float32 matrix products. Every
-  prefix that prompts of a block share, and every generated token, counts once; attention does not.
+- bound: the floating-point operations of our rows over the rate of matrix products in our dtype.
+  Every prefix that prompts of a block share, and every generated token, counts once; attention does
+  not.
 
 Further measurements: how much bfloat16 changes the labels of the same texts, and the cost of 100,
 1,000 and 10,000 rows (--long). gpu.py measures a GPU.
@@ -191,7 +192,7 @@ def score_padded(
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def ours(model: str, dtype: str = "float32") -> Generate:
+def ours(model: str, dtype: str = "auto") -> Generate:
     """Return a function that generates with the package's engine."""
     from gpt3mix_cli.lm import open_lm
     from gpt3mix_cli.settings import LocalLMSettings
@@ -289,7 +290,9 @@ def bound(model: str, texts: Sequence[str], tokens: int) -> tuple[float, float]:
     """
     import torch
 
+    from gpt3mix_cli.lm import open_lm
     from gpt3mix_cli.lm.local.prompt_reader import common_prefix_length
+    from gpt3mix_cli.settings import LocalLMSettings
 
     lm, tokenizer = open_plain(model)
     ordered = sorted(tokenizer(text)["input_ids"] for text in texts)
@@ -300,8 +303,10 @@ def bound(model: str, texts: Sequence[str], tokens: int) -> tuple[float, float]:
     written = tokens + LABEL_PREFIX_TOKENS * len(texts)
     operations = 2 * (layers * (prompt_tokens + written) + head * written)
     config = lm.config
-    left = torch.ones(64, config.hidden_size)
-    right = torch.ones(config.intermediate_size, config.hidden_size)
+    chosen = open_lm(LocalLMSettings(kind="local", model=model, device="cpu")).info.details.split()
+    dtype = getattr(torch, chosen[0])
+    left = torch.ones(64, config.hidden_size, dtype=dtype)
+    right = torch.ones(config.intermediate_size, config.hidden_size, dtype=dtype)
     products, seconds = 0, 0.0
     torch.nn.functional.linear(left, right)
     started = time.perf_counter()
