@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -298,12 +299,15 @@ def test_blocks_survive_a_worker_that_answers_several(
         until(lambda: len(lm._pool._idle) == 4 or lm._pool.release(lm._take()))
         assert lm.parallel_blocks == 4
         (worker,) = (worker for worker, count in Counter(lm._pool._idle).items() if count == 2)
-        answers = []
-        for answer in JournaledLM(lm, tmp_path / "a.sqlite").complete(requests):
-            if not answers:
-                assert lm._pool._busy
-                ray.kill(worker)
-            answers.append(answer)
+
+        def kill() -> None:
+            until(lambda: lm._pool._busy[worker])
+            ray.kill(worker)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        answers = list(JournaledLM(lm, tmp_path / "a.sqlite").complete(requests))
+        killer.join()
         assert lm.parallel_blocks == 2
     cluster.remove_node(node)
     assert answers == list(open_lm(settings).complete(requests))
