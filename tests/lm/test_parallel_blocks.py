@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from gpt3mix_cli.settings import LocalLMSettings
 
 BLOCKS = 4
 BLOCK_SIZE = 6
+Engine = TypeVar("Engine", bound=LocalLM)
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +33,9 @@ def _two_cores() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def open_local(folder: Path, **settings: str) -> LocalLM:
-    values = {"model": str(folder), "device": "cpu", "dtype": "float32", **settings}
-    return LocalLM(LocalLMSettings(kind="local", batch_size=BLOCK_SIZE, **values))
+def open_local(folder: Path, kind: type[Engine] = LocalLM, dtype: str = "float32") -> Engine:
+    values = {"model": str(folder), "device": "cpu", "dtype": dtype}
+    return kind(LocalLMSettings(kind="local", batch_size=BLOCK_SIZE, **values))
 
 
 def requests() -> list[Request]:
@@ -72,8 +73,7 @@ class WatchedLM(LocalLM):
 
 
 def watched(folder: Path, kind: type[WatchedLM] = WatchedLM) -> WatchedLM:
-    values = {"model": str(folder), "device": "cpu", "dtype": "float32"}
-    return kind(LocalLMSettings(kind="local", batch_size=BLOCK_SIZE, **values)).watch()
+    return open_local(folder, kind).watch()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -93,14 +93,8 @@ def test_answers_are_those_of_one_block_after_the_other(
         def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
             raise AssertionError("all answers are in the journal")
 
-    settings = LocalLMSettings(
-        kind="local",
-        batch_size=BLOCK_SIZE,
-        model=str(tiny_lm),
-        device="cpu",
-        dtype=dtype,
-    )
-    assert list(JournaledLM(ReplayOnly(settings), path).complete(requests())) == expected
+    replayed = JournaledLM(open_local(tiny_lm, ReplayOnly, dtype), path)
+    assert list(replayed.complete(requests())) == expected
 
 
 @pytest.mark.parametrize("asks", [1, 2], ids=["one thread", "two threads"])

@@ -13,15 +13,7 @@ from ...errors import StoppedShort, UserError
 from ...lm import MAX_PARALLEL_BLOCKS, Completion, Request, Scores, open_lm, split_into_blocks
 from ...settings import LocalLMSettings
 from ...stopping import stop_if_requested, stop_now_if_requested
-from .ray_workers import (
-    MAX_TRIES,
-    POLL_S,
-    START_S,
-    LMWorker,
-    WorkerInfo,
-    WorkerPool,
-    result_of,
-)
+from .ray_workers import MAX_TRIES, POLL_S, START_S, LMWorker, WorkerInfo, WorkerPool, result_of
 
 
 class RayLM:

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..port import Request
 from .decoder import Decoder
 from .kv_cache import KVCache
-from .prompt_reader import PromptReader, Tokens, common_prefix_length
+from .prompt_reader import PromptReader, Tokens, common_prefix_length, left_padding_mask
 from .sampling import Sampler
 from .tokenization import Ending
 
@@ -271,13 +271,8 @@ class ContinuousBatch:
         slots = torch.tensor([slot for slot, _ in sequences], device=self._device)
         # Padded on the left: the logits that are needed are those of the last columns.
         own = [torch.tensor(tokens) for _, tokens in sequences]
-        ids, own_mask = (
-            pad_sequence(rows, True, padding, "left").to(self._device)
-            for rows, padding in (
-                (own, self._tokenizer.pad),
-                ([torch.ones_like(tokens) for tokens in own], 0),
-            )
-        )
+        ids = pad_sequence(own, True, self._tokenizer.pad, "left").to(self._device)
+        own_mask = left_padding_mask([len(tokens) for tokens in own], self._device)
         past, mask = self._cache.copy_rows(slots)
         mask = torch.cat([mask, own_mask], 1)
         positions = self._positions[slots, None] + (own_mask.cumsum(1) - 1).clamp(min=0)

@@ -233,7 +233,7 @@ class Decoder:
         """
         stop_now_if_requested()
         if self._output_layer:
-            self._output_layer.pass_.rows = scored
+            self._output_layer.next_pass.rows = scored
         logits: torch.Tensor = self.model(
             input_ids=ids,
             attention_mask=self._attention_mask(mask, positions),
@@ -278,17 +278,17 @@ class OutputLayer:
         layer: the model's last linear layer.
 
     Attributes:
-        pass_: its `rows` are those of this thread's next pass.
+        next_pass: its `rows` are those of this thread's next pass.
     """
 
     def __init__(self, layer: torch.nn.Linear) -> None:
-        self.pass_ = threading.local()
+        self.next_pass = threading.local()
         layer.register_forward_hook(self._recompute)
 
     def _recompute(
         self, layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor
     ) -> torch.Tensor | None:
-        rows: Sequence[int] | slice = self.pass_.rows
+        rows: Sequence[int] | slice = self.next_pass.rows
         if not isinstance(rows, slice) and not rows:
             return None
         rows = rows if isinstance(rows, slice) else list(rows)

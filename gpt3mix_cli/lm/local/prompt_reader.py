@@ -125,7 +125,7 @@ class PromptReader:
                 for keys, values in past
             ], mask.expand(size, -1)
         chains = [prefix.chain if prefix else [] for prefix in prefixes]
-        mask = self._padding_mask([_num_tokens(prefix) for prefix in prefixes])
+        mask = left_padding_mask([_num_tokens(prefix) for prefix in prefixes], self._device)
         width = mask.shape[1]
         if not width:
             return [], mask
@@ -151,7 +151,7 @@ class PromptReader:
     ) -> tuple[KeysValues, torch.Tensor]:
         """Return keys and values of prefixes and rows together, and the mask."""
         past, past_mask = self._gather(prefixes)
-        own_mask = self._padding_mask([len(row) for row in rows])
+        own_mask = left_padding_mask([len(row) for row in rows], self._device)
         width = own_mask.shape[1]
         mask = torch.cat([past_mask, own_mask], 1)
         if not width:
@@ -175,12 +175,6 @@ class PromptReader:
                 for target, source in zip(whole, read, strict=True):
                     target[part, :, mask.shape[1] - size :] = source[:, :, past_mask.shape[1] :]
         return layers, mask
-
-    def _padding_mask(self, lengths: Sequence[int]) -> torch.Tensor:
-        """Return the mask of rows that are padded on the left, (rows, longest)."""
-        columns = torch.arange(max(lengths), device=self._device)
-        starts = max(lengths) - torch.tensor(lengths, device=self._device)
-        return (columns >= starts[:, None]).long()
 
     @staticmethod
     def _allocate(new: KeysValues, past: KeysValues, rows: int, columns: int) -> KeysValues:
@@ -206,6 +200,13 @@ class PromptReader:
                 part = []
             part.append(row)
         yield part
+
+
+def left_padding_mask(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return the mask of rows that are padded on the left, (rows, longest)."""
+    columns = torch.arange(max(lengths), device=device)
+    starts = max(lengths) - torch.tensor(lengths, device=device)
+    return (columns >= starts[:, None]).long()
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
