@@ -26,7 +26,8 @@ from ..pretrained import (
 )
 from ..settings import TransformerSettings, fingerprint
 from ..user_cache import hash_model
-from .packed import MODEL_TYPES, PackedNetwork, open_packed, pack
+from .packed import PackedNetwork, can_pack, open_packed
+from .packing import pack
 from .tokens import TokenCache, Tokens, batches_within
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ class Encoder:
             f"max_length: {self._settings.max_length} tokens and are cut": self._cache.texts_cut,
             f"out of memory: rows go through the model {self._micro_batch} at a time; "
             f"batch_size stays {self._settings.batch_size}": self._shrunk,
-            f"the fast forward pass of {self.config.model_type} does not give the logits of this "
-            "version of transformers; the library's own is used": self._is_unpacked,
+            f"the fast forward pass of {self.config.model_type} does not give the library's logits "
+            "of this model; the library's own is used": self._is_unpacked,
         }
         return [note for note, applies in notes.items() if applies]
 
@@ -329,10 +330,12 @@ class Encoder:
         return torch.cat([self._score(tokens, half, longest) for half in chosen.chunk(2)])
 
     def _forward(self, tokens: Tokens, chosen: "torch.Tensor", longest: int) -> "torch.Tensor":
-        """Return the logits, (rows, classes), in float32; weights are float32 in every dtype."""
+        """Return the logits, (rows, classes), in float32; `chosen` is in the order of lengths."""
         # A text without tokens has no first one.
         if self._packed and tokens.lengths[int(chosen[0])]:
-            return self._packed(pack(tokens, chosen))
+            packed_rows = pack(tokens, chosen)
+            if self._packed.counts_like_library(packed_rows):
+                return self._packed(packed_rows)
         return self._library_forward(tokens, chosen, longest, self.dtype)
 
     def _library_forward(
@@ -350,7 +353,7 @@ class Encoder:
         """The fast forward pass; None where the library's is used."""
         import torch
 
-        if self.device.type != "cpu" or self.config.model_type not in MODEL_TYPES:
+        if self.device.type != "cpu" or not can_pack(self.config):
             return None
         # These texts do not count in `notes`.
         cache = TokenCache(self._settings.max_length, num_embeddings(self.config))

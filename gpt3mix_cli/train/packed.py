@@ -6,20 +6,16 @@ are cast once per evaluation, and the last layer computes only the first token o
 is all that the head reads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .tokens import Tokens
+from .packing import Rows
 
 if TYPE_CHECKING:
     import torch
 
 MODEL_TYPES = {"bert", "distilbert", "roberta"}
-MIN_GROUP = 8  # texts that attention takes together at least: a product of fewer takes as long
-# The first product of a shape takes several times as long, so shapes come in few sizes.
-TOKENS_STEP = 64  # of all tokens
-LENGTH_STEP = 8  # of the padded length of texts of different lengths
 TOLERANCE = 1e-4  # of logits in float32, in units of their largest absolute value
 
 
@@ -41,58 +37,18 @@ class Layer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weight and bias of a layer's products, in the dtype of the products."""
+    """Weight and bias of a layer's products, in the dtype of the products.
+
+    Attributes:
+        query: divided by the square root of a head's size, which is cheaper than scaling scores.
+        key_value: of keys, then of values.
+    """
 
     query: "tuple[torch.Tensor, torch.Tensor]"
     key_value: "tuple[torch.Tensor, torch.Tensor]"
     attention_output: "tuple[torch.Tensor, torch.Tensor]"
     intermediate: "tuple[torch.Tensor, torch.Tensor]"
     output: "tuple[torch.Tensor, torch.Tensor]"
-
-
-class Group(NamedTuple):
-    """Consecutive texts that attention takes together, padded to the longest.
-
-    Attributes:
-        texts: number of texts.
-        tokens: number of their tokens.
-        longest: number of tokens of each once they are padded.
-        slots: where each token is once they are padded; None if all have the same length.
-        mask: (texts, 1, longest), minus infinity where a key is padding; None in that case too.
-    """
-
-    texts: int
-    tokens: int
-    longest: int
-    slots: "torch.Tensor | None"
-    mask: "torch.Tensor | None"
-
-    def pad(self, x: "torch.Tensor") -> "torch.Tensor":
-        """Insert padding, zeros, into the rows of a matrix."""
-        if self.slots is None:
-            return x
-        zeros = x.new_zeros(self.texts * self.longest, x.shape[1])
-        return zeros.index_copy(0, self.slots, x)
-
-    def unpad(self, x: "torch.Tensor") -> "torch.Tensor":
-        """Remove padding from the rows of a matrix."""
-        return x if self.slots is None else x[self.slots]
-
-
-class Rows(NamedTuple):
-    """Texts in the order of their lengths, without padding between them.
-
-    Attributes:
-        ids: token ids of all texts, (tokens,), and a few that belong to no text.
-        positions: of each token in its text, (tokens,).
-        firsts: where each text starts, (texts,).
-        groups: the texts, as attention takes them.
-    """
-
-    ids: "torch.Tensor"
-    positions: "torch.Tensor"
-    firsts: "torch.Tensor"
-    groups: list[Group]
 
 
 class PackedNetwork:
@@ -113,12 +69,23 @@ class PackedNetwork:
         self._words: Any = []  # the rows of `_gradient` that are not zero
 
     def __call__(self, rows: Rows) -> "torch.Tensor":
-        """Return the logits, (texts, classes), in float32."""
+        """Return the logits, (texts, classes), in float32.
+
+        Their gradient of the word embeddings is sparse until `densify_gradient` is called.
+        """
         x = self._embed(rows)
         weights = self._frozen or self._cast_weights()
         for layer, cast in zip(self._layers[:-1], weights, strict=False):
             x = self._layer(layer, cast, x, rows, only_first=False)
         return self._head(self._layer(self._layers[-1], weights[-1], x, rows, only_first=True))
+
+    def counts_like_library(self, rows: Rows) -> bool:
+        """Return whether the positions are the library's.
+
+        RoBERTa does not count padding, whose token a text may have.
+        """
+        padding = self._base.embeddings.position_embeddings.padding_idx
+        return padding is None or padding not in rows.ids[: rows.num_tokens]
 
     def densify_gradient(self) -> None:
         """Make the gradient of the word embeddings dense: AdamW moves the rows of all words."""
@@ -139,7 +106,7 @@ class PackedNetwork:
 
     @contextmanager
     def frozen_weights(self) -> Iterator[None]:
-        """Cast the weights once for all calls; they must not change meanwhile."""
+        """Cast the weights once for all calls; they must not change meanwhile. It does not nest."""
         self._frozen = self._cast_weights()
         try:
             yield
@@ -149,7 +116,6 @@ class PackedNetwork:
     def _cast_weights(self) -> list[Weights]:
         import torch
 
-        # Scaling the queries' weights is cheaper than scaling all scores.
         scale = (self._layers[0].query.out_features / self._num_heads) ** -0.5
 
         def cast(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,7 +165,8 @@ class PackedNetwork:
         if only_first:
             x, inputs = x[rows.firsts], inputs[rows.firsts]
         queries = linear(inputs, *weights.query)
-        attended = self._attend(queries, keys_values, rows.groups, layer.dropout_attention)
+        dropout = layer.dropout_attention
+        attended = self._attend(queries, keys_values, rows, only_first, dropout)
         attended = linear(attended, *weights.attention_output)
         x = layer.attention_norm(x + self._dropout(attended, layer.dropout_attention_output))
         inner = layer.activation(linear(x.to(self._dtype), *weights.intermediate))
@@ -211,20 +178,19 @@ class PackedNetwork:
         self,
         queries: "torch.Tensor",
         keys_values: "torch.Tensor",
-        groups: Sequence[Group],
+        rows: Rows,
+        only_first: bool,
         dropout: float,
     ) -> "torch.Tensor":
         """Return what each query attends to, (queries, hidden size)."""
         import torch
 
-        only_first = len(queries) < len(keys_values)
-        tokens = [group.tokens for group in groups]
-        extra = len(keys_values) - sum(tokens)
-        asking = [group.texts for group in groups] if only_first else tokens
+        tokens = [group.tokens for group in rows.groups]
+        num_queries = [group.texts for group in rows.groups] if only_first else tokens
         split = zip(
-            groups,
-            torch.split(queries[: sum(asking)], asking),
-            torch.split(keys_values[: sum(tokens)], tokens),
+            rows.groups,
+            torch.split(queries[: sum(num_queries)], num_queries),
+            torch.split(keys_values[: rows.num_tokens], tokens),
             strict=True,
         )
         parts = []
@@ -241,11 +207,14 @@ class PackedNetwork:
             part = part.reshape(-1, queries.shape[1])
             parts.append(part if only_first else group.unpad(part))
         if not only_first:
-            parts.append(queries.new_zeros(extra, queries.shape[1]))
+            parts.append(queries.new_zeros(len(queries) - rows.num_tokens, queries.shape[1]))
         return torch.cat(parts)
 
     def _by_head(self, x: "torch.Tensor", texts: int) -> "torch.Tensor":
-        """Return queries, or keys and values: (1 or 2, texts x heads, tokens, size of a head)."""
+        """Return (parts, texts x heads, tokens, size of a head).
+
+        One part are queries, two are keys and values.
+        """
         size = self._layers[0].query.out_features // self._num_heads
         parts = x.shape[1] // (size * self._num_heads)
         x = x.view(texts, len(x) // texts, parts, self._num_heads, size).permute(2, 0, 3, 1, 4)
@@ -258,10 +227,12 @@ class PackedNetwork:
             return x
         # The library's dropout takes one random number per element, which is half of its time.
         # Here one of 64 bits serves four elements, and probabilities are multiples of 2**-16.
-        dropped = round(probability * 2**16)
-        random = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
-        keep = random.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-        return x * (keep.to(x.dtype) / (1 - dropped / 2**16))
+        threshold = min(round(probability * 2**16), 2**16 - 1)
+        all_64_bits = (-(2**63), None)
+        random = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(*all_64_bits)
+        # The 16 bits have a sign: the lowest number is -2**15.
+        keep = random.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 2**15
+        return x * (keep.to(x.dtype) / (1 - threshold / 2**16))
 
     def _head(self, first: "torch.Tensor") -> "torch.Tensor":
         model = self._model
@@ -274,43 +245,12 @@ class PackedNetwork:
         return logits  # type: ignore[no-any-return]
 
 
-def pack(tokens: Tokens, chosen: "torch.Tensor") -> Rows:
-    """Return the rows of texts; `chosen` are their indices, in the order of their lengths."""
-    import torch
-    from torch.nn.functional import pad
+def can_pack(config: Any) -> bool:
+    """Return whether a model of the library may have the fast forward pass.
 
-    lengths = [tokens.lengths[index] for index in chosen.tolist()]
-    sizes = torch.tensor(lengths)
-    firsts = sizes.cumsum(0) - sizes
-    positions = torch.arange(sum(lengths)) - firsts.repeat_interleave(sizes)
-    ids = tokens.flat[tokens.starts[chosen].repeat_interleave(sizes) + positions]
-    extra = (0, -len(ids) % TOKENS_STEP)
-    ids, positions = pad(ids, extra), pad(positions, extra)
-    return Rows(ids, positions, firsts, [_group(part) for part in _split_by_length(lengths)])
-
-
-def _split_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the lengths of each group: where the length changes, but no group of a few texts."""
-    part: list[int] = []
-    for length in lengths:
-        if len(part) >= MIN_GROUP and length != part[-1]:
-            yield part
-            part = []
-        part.append(length)
-    if part:
-        yield part
-
-
-def _group(lengths: list[int]) -> Group:
-    import torch
-
-    texts, longest = len(lengths), max(lengths)
-    if min(lengths) == longest:
-        return Group(texts, texts * longest, longest, None, None)
-    longest += -longest % LENGTH_STEP
-    is_token = torch.arange(longest) < torch.tensor(lengths)[:, None]
-    mask = torch.zeros(is_token.shape).masked_fill(~is_token, -torch.inf)[:, None]
-    return Group(texts, sum(lengths), longest, is_token.flatten().nonzero()[:, 0], mask)
+    The tokens of a decoder see earlier ones only.
+    """
+    return config.model_type in MODEL_TYPES and not getattr(config, "is_decoder", False)
 
 
 def open_packed(
@@ -323,8 +263,13 @@ def open_packed(
         dtype: of the products.
         rows: some texts.
         library: returns their logits, computed by the library in float32.
+
+    Raises:
+        RuntimeError: if memory runs out, which says nothing about the logits.
     """
     import torch
+
+    from ..pretrained import out_of_memory
 
     was_training = model.training
     model.eval()
@@ -333,11 +278,13 @@ def open_packed(
             expected = library()
             logits = PackedNetwork(model, torch.float32)(rows)
             scale = float(expected.nan_to_num().abs().max())
-            is_equal = torch.allclose(
+            is_equal = scale > 0 and torch.allclose(
                 logits, expected, rtol=0, atol=TOLERANCE * scale, equal_nan=True
             )
-    except (AttributeError, TypeError, RuntimeError):  # modules of another version of the library
-        is_equal = False
+    except (AttributeError, TypeError, IndexError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        is_equal = False  # modules of another version of the library
     finally:
         model.train(was_training)
     return PackedNetwork(model, dtype) if is_equal else None

@@ -31,7 +31,7 @@ from .tokens import Tokens
 if TYPE_CHECKING:
     import torch
 
-CACHE_VERSION = 3  # raised when the same settings would give other numbers
+CACHE_VERSION = 4  # raised when the same settings would give other numbers
 NOT_IN_ABOUT = {"name", "trials", "preset", "model", "revision", "device"}
 
 

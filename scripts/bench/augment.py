@@ -40,6 +40,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from gpt3mix_cli.cli import ENVIRONMENT
+
 REAL_ROWS = 70
 SLOTS = 4  # of llama.cpp's server
 TOP_LOGPROBS = 20
@@ -518,6 +520,8 @@ def main() -> None:
     arguments = parser.parse_args()
     globals()["REAL_ROWS"] = arguments.real_rows
     if arguments.only:
+        if arguments.only[0].startswith(("ours", "augment")):
+            os.environ.update(ENVIRONMENT)  # as the console script does
         print(json.dumps(measure_one(arguments)))
         return
     options = ["--data", str(arguments.data), "--model", arguments.model]

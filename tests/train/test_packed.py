@@ -8,7 +8,7 @@ import pytest
 
 from gpt3mix_cli.settings import TransformerSettings
 from gpt3mix_cli.train.encoder import Encoder
-from gpt3mix_cli.train.packed import MODEL_TYPES
+from gpt3mix_cli.train.packed import MODEL_TYPES, PackedNetwork
 
 WORDS = ["film", "story", "good", "bad", "the", "a", "long", "dull"]
 # Long enough for groups of one length, groups of several, and texts of one word.
@@ -103,6 +103,22 @@ def test_logits_and_gradients_are_the_librarys(
         assert fast[1][name].numpy() == pytest.approx(gradient.numpy(), abs=1e-5), name
 
 
+@every_type
+def test_a_text_may_have_the_padding_token(
+    tiny_encoder: Path, tmp_path: Path, model_type: str
+) -> None:
+    """RoBERTa gives it the position of padding, and does not count it."""
+    encoder = open_encoder(tmp_path, tiny_encoder, model_type, **NO_DROPOUT)
+    texts = ["good [PAD] film", "[PAD] [PAD] bad story", *TEXTS]
+    assert encoder.tokenizer("[PAD]")["input_ids"][1] == encoder.config.pad_token_id
+    assert encoder._packed is not None
+    fast = encoder.logits(encoder.tokens(texts)), gradients(encoder, texts)
+    use_library(encoder)
+    assert fast[0].numpy() == pytest.approx(encoder.logits(encoder.tokens(texts)).numpy(), abs=1e-5)
+    for name, gradient in gradients(encoder, texts).items():
+        assert fast[1][name].numpy() == pytest.approx(gradient.numpy(), abs=1e-5), name
+
+
 def test_no_gradient_is_left_of_the_words_of_an_earlier_step(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +176,34 @@ def test_training_has_dropout_and_scores_have_none(
         assert not torch.equal(*[encoder._forward(tokens, rows, longest) for _ in range(2)])
 
 
+def test_memory_that_runs_out_while_it_is_checked_does_not_change_later_trials(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = open_encoder(tmp_path, tiny_encoder, "bert")
+
+    def run_out(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    tokens = encoder.tokens(TEXTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedNetwork, "__call__", run_out)
+        with pytest.raises(RuntimeError, match="allocate"):
+            encoder.logits(tokens)
+    assert encoder._packed is not None
+    assert encoder.notes == []
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_a_decoder_is_left_to_the_library(
+    tiny_encoder: Path, tmp_path: Path, model_type: str
+) -> None:
+    """Its tokens see earlier ones only, which a head of zeros would hide."""
+    encoder = open_encoder(tmp_path, tiny_encoder, model_type, is_decoder=True)
+    assert encoder._packed is None
+    assert encoder.logits(encoder.tokens(TEXTS)).shape == (len(TEXTS), 2)
+    assert encoder.notes == []
+
+
 def test_if_the_library_computes_something_else_it_is_used_and_a_note_says_so(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
@@ -172,7 +216,7 @@ def test_if_the_library_computes_something_else_it_is_used_and_a_note_says_so(
     logits = encoder.logits(encoder.tokens(TEXTS))
     assert encoder._packed is None
     (note,) = encoder.notes
-    assert note.startswith("the fast forward pass of bert does not give the logits of this version")
+    assert note.startswith("the fast forward pass of bert does not give the library's logits")
     same = open_encoder(tmp_path / "as-is", tiny_encoder, "bert", **NO_DROPOUT)
     assert abs(logits - same.logits(same.tokens(TEXTS))).max() > 1e-3
     assert gradients(encoder, TEXTS).keys() == gradients(same, TEXTS).keys()
