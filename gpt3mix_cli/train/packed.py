@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..pretrained import out_of_memory
 from .packing import Rows
 
 if TYPE_CHECKING:
@@ -268,8 +269,6 @@ def open_packed(
         RuntimeError: if memory runs out, which says nothing about the logits.
     """
     import torch
-
-    from ..pretrained import out_of_memory
 
     was_training = model.training
     model.eval()
